@@ -1,0 +1,1 @@
+"""One module per runtime behind the two small Protocols of ``engine.backends.base``."""

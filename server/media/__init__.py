@@ -1,0 +1,1 @@
+"""Containers, codecs and clocks: PyAV, pts and time_base live here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Makes the weights that ``engine`` ships. Nothing at run time needs this package."""

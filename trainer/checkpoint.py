@@ -1,0 +1,68 @@
+"""The state of a run on disk: one safetensors file, replaced atomically, resumed exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by name and JSON-able facts (``step``, ``recipe``, ``dataset_sha256``, history)."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, object]
+
+
+def write_atomically(tensors: dict[str, Tensor], header: dict[str, str], path: Path) -> None:
+    """Writes a safetensors file beside ``path``, fsyncs it and renames it over ``path``.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, header)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}); free space or choose --out"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Replaces ``path`` by ``checkpoint``."""
+    facts = {"schema": SCHEMA, **checkpoint.facts}
+    write_atomically(checkpoint.tensors, {"facts": json.dumps(facts, sort_keys=True)}, path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads what :func:`save` wrote. Raises CheckpointError when it is not that."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads((handle.metadata() or {})["facts"])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this trainer ({error}); remove it to start afresh"
+        ) from error
+    if facts.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {facts.get('schema')}, this trainer reads {SCHEMA}"
+        )
+    return Checkpoint(tensors, facts)

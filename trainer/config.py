@@ -1,0 +1,103 @@
+"""Everything that ``sr-train fit`` can be told; the field docstrings are its ``--help``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.network import NetworkConfig
+from trainer.blocks import BlockConfig
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserConfig:
+    """RAdam inside Lookahead ("Ranger") with a warm-up and one cosine over the whole run."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    final_learning_rate: float = 1e-6
+    """Learning rate that the cosine ends on."""
+    warmup_iterations: int = 100
+    """Linear warm-up at the start."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of RAdam's two moments."""
+    lookahead_steps: int = 5
+    """Fast steps between two slow ones (k); 0 switches Lookahead off."""
+    lookahead_alpha: float = 0.8
+    """How far a slow step goes towards the fast weights; 1 equals plain RAdam."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm; larger ones are scaled down."""
+    ema_decay: float = 0.999
+    """Decay of the exponential moving average that is evaluated and shipped; 0 is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """One training run."""
+
+    data: Path
+    """Folder of high-resolution pictures, or a folder with ``lr`` and ``hr`` folders in it."""
+    out: Path
+    """Folder of the run: checkpoint, weights, log, report."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Shape of the network that ships."""
+    block: BlockConfig = field(default_factory=BlockConfig)
+    """Over-parameterisation while training."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser and schedule."""
+    iterations: int = 10_000
+    """Optimiser steps in all."""
+    batch: int = 16
+    """Crops per step, over all processes."""
+    patch: int = 48
+    """Side of a low-resolution crop in pixels; the target is 4 times that."""
+    losses: tuple[str, ...] = ("l1+0.01*gv", "mse")
+    """One loss per stage, each a sum such as ``l1+0.01*gv``."""
+    stages: tuple[float, ...] = (0.7, 0.3)
+    """Fraction of the iterations that each stage takes."""
+    seed: int = 0
+    """Seed of the initial weights, the crops and the augmentation."""
+    validation_pictures: int = 16
+    """Whole pictures held out of the training set to choose by."""
+    evaluate_every: int = 1_000
+    """Iterations between two validations."""
+    checkpoint_every: int = 500
+    """Iterations between two checkpoints."""
+    device: Device = "auto"
+    """``auto`` takes a CUDA GPU where there is one."""
+    precision: Precision = "auto"
+    """``auto`` takes bf16 autocast where the processor or GPU has it."""
+    compile: bool = False
+    """Compile the training step (worth it on a GPU)."""
+
+    def __post_init__(self) -> None:
+        if len(self.losses) != len(self.stages):
+            raise ValueError(
+                f"--losses has {len(self.losses)} stages and --stages {len(self.stages)}; "
+                "give one fraction per loss"
+            )
+        if abs(sum(self.stages) - 1.0) > 1e-6:
+            raise ValueError(f"--stages must add up to 1, got {sum(self.stages):g}")
+        for name in ("iterations", "batch", "patch", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+
+    def recipe(self) -> dict[str, object]:
+        """What decides the result, as JSON values: goes into the header of the weights."""
+        values = asdict(self)
+        for name in ("data", "out", "device", "compile", "checkpoint_every"):
+            values.pop(name)
+        return values
+
+    def stage_at(self, step: int) -> int:
+        """Index of the stage that iteration ``step`` (from 0) belongs to."""
+        passed = 0.0
+        for index, fraction in enumerate(self.stages[:-1]):
+            passed += fraction
+            if step < round(passed * self.iterations):
+                return index
+        return len(self.stages) - 1

@@ -1,0 +1,176 @@
+"""A folder of pictures as training crops: decoded once, kept as uint8, cut on the fly.
+
+Either a folder of high-resolution (HR) pictures, from which the low resolution (LR) is made by
+``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` of equal file stems. Whole
+pictures are held out for validation; files cut from one picture (as a ``manifest.csv`` beside
+them says) stay on one side.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from engine.contract import SCALE
+from trainer.bicubic import Picture, crop_to_multiple, downscale
+from trainer.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+Progress = Callable[[Iterable[Path], int], Iterable[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One picture: ``hr`` (3, 4H, 4W) and ``lr`` (3, H, W), uint8 tensors, and its file name."""
+
+    name: str
+    hr: Tensor
+    lr: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSet:
+    """Training and validation pairs of one folder, and the digest that names them."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    sha256: str
+
+    def to(self, device: torch.device) -> PictureSet:
+        """The same set on ``device``."""
+        return PictureSet(_move(self.train, device), _move(self.validation, device), self.sha256)
+
+
+def _move(pairs: list[Pair], device: torch.device) -> list[Pair]:
+    return [Pair(p.name, p.hr.to(device), p.lr.to(device)) for p in pairs]
+
+
+def read_picture(path: Path) -> Picture:
+    """(H, W, 3) uint8 RGB. Raises DataError that names the file when it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"{path} cannot be read as a picture ({error}); remove it or save it again"
+        ) from error
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The picture files below ``folder``, sorted. Raises DataError when there are none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a folder of pictures with --data")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _tensor(picture: Picture) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+
+
+def load_pair(hr_path: Path, lr_path: Path | None, smallest_lr: int) -> Pair:
+    """One pair from disk; LR is made from HR when ``lr_path`` is None.
+
+    Raises:
+        DataError: unreadable, smaller than ``smallest_lr`` LR pixels, or not 4:1.
+    """
+    hr = crop_to_multiple(read_picture(hr_path), SCALE)
+    if min(hr.shape[:2]) < smallest_lr * SCALE:
+        raise DataError(
+            f"{hr_path} is {hr.shape[1]}x{hr.shape[0]}, smaller than a crop of "
+            f"{smallest_lr * SCALE}; remove it or use a smaller --patch"
+        )
+    lr = downscale(hr, SCALE) if lr_path is None else read_picture(lr_path)
+    if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
+        raise DataError(
+            f"{lr_path} is {lr.shape[1]}x{lr.shape[0]} but {hr_path} is "
+            f"{hr.shape[1]}x{hr.shape[0]}, not 4 times that; fix or remove the pair"
+        )
+    return Pair(hr_path.name, _tensor(hr), _tensor(lr))
+
+
+def _lr_files(folder: Path, hr_files: list[Path]) -> list[Path]:
+    by_stem = {p.stem: p for p in list_pictures(folder)}
+    missing = [p.name for p in hr_files if p.stem not in by_stem]
+    if missing:
+        raise DataError(f"{folder} has no low-resolution picture for {missing[0]}")
+    return [by_stem[p.stem] for p in hr_files]
+
+
+def _groups(folder: Path, files: list[Path]) -> list[str]:
+    """The source picture of each file: files of one source are never split."""
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        return [p.name for p in files]
+    with manifest.open(newline="") as handle:
+        rows = {r["file"]: f"{r['repository']}/{r['path']}" for r in csv.DictReader(handle)}
+    return [rows.get(p.name, p.name) for p in files]
+
+
+def folder_digest(files: list[Path], root: Path) -> str:
+    """sha256 over the names and contents of ``files``: what the weights were made from."""
+    total = hashlib.sha256()
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(root)}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def load_folder(
+    folder: Path, patch: int, validation_pictures: int, progress: Progress = lambda files, _: files
+) -> PictureSet:
+    """Reads ``folder`` into memory (about 1 byte per sample of HR).
+
+    Args:
+        patch: side of an LR crop; smaller pictures are an error.
+        validation_pictures: source pictures to hold out, chosen by hash of their name so that
+            adding pictures does not reshuffle the split.
+        progress: wraps the iteration over files, e.g. with a progress bar.
+    """
+    paired = (folder / "hr").is_dir() and (folder / "lr").is_dir()
+    hr_files = list_pictures(folder / "hr" if paired else folder)
+    lr_files = _lr_files(folder / "lr", hr_files) if paired else [None] * len(hr_files)
+    lr_by_hr = dict(zip(hr_files, lr_files, strict=True))
+    groups = _groups(folder, hr_files)
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
+    if validation_pictures >= len(order):
+        raise DataError(
+            f"{folder} has {len(order)} pictures and {validation_pictures} were to be held out; "
+            "use a smaller --validation-pictures"
+        )
+    held_out = set(order[:validation_pictures])
+    train: list[Pair] = []
+    validation: list[Pair] = []
+    group_of = dict(zip(hr_files, groups, strict=True))
+    for path in progress(hr_files, len(hr_files)):
+        pair = load_pair(path, lr_by_hr[path], patch)
+        (validation if group_of[path] in held_out else train).append(pair)
+    every = hr_files + [p for p in lr_files if p is not None]
+    return PictureSet(train, validation, folder_digest(every, folder))
+
+
+def sample_batch(
+    pairs: list[Pair], batch: int, patch: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random aligned crops: LR (B, 3, P, P) and HR (B, 3, 4P, 4P), uint8, on the pairs' device."""
+    lrs, hrs = [], []
+    which = torch.randint(len(pairs), (batch,), generator=generator).tolist()
+    corners = torch.rand(batch, 2, generator=generator).tolist()
+    for index, (fy, fx) in zip(which, corners, strict=True):
+        pair = pairs[index]
+        height, width = pair.lr.shape[1:]
+        y, x = int(fy * (height - patch + 1)), int(fx * (width - patch + 1))
+        lrs.append(pair.lr[:, y : y + patch, x : x + patch])
+        y, x, side = y * SCALE, x * SCALE, patch * SCALE
+        hrs.append(pair.hr[:, y : y + side, x : x + side])
+    return torch.stack(lrs), torch.stack(hrs)

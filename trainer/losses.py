@@ -1,0 +1,73 @@
+"""Losses of float RGB batches in [0, 1], combinable as a sum: ``l1+0.01*gv``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.errors import TrainerError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+GV_PATCH = 16
+
+
+def charbonnier(output: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Smooth L1 of Lai et al. (2017): mean of sqrt(d^2 + eps^2)."""
+    return torch.sqrt((output - target).square() + epsilon**2).mean()
+
+
+def sobel_maps(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 2, H-2, W-2): horizontal and vertical Sobel of the grey picture."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=rgb.dtype, device=rgb.device)
+    grey = (rgb * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=rgb.dtype, device=rgb.device)
+    slope = torch.tensor([-1.0, 0.0, 1.0], dtype=rgb.dtype, device=rgb.device)
+    kernel = torch.stack([torch.outer(row, slope), torch.outer(slope, row)])
+    return F.conv2d(grey, kernel[:, None])
+
+
+def gradient_variance(output: Tensor, target: Tensor) -> Tensor:
+    """MSE of the per-patch variances of the Sobel maps (Abrahamyan et al. 2022), patch 16."""
+
+    def variances(rgb: Tensor) -> Tensor:
+        maps = sobel_maps(rgb)
+        mean = F.avg_pool2d(maps, GV_PATCH)
+        square = F.avg_pool2d(maps.square(), GV_PATCH)
+        samples = GV_PATCH * GV_PATCH
+        return (square - mean.square()) * (samples / (samples - 1))
+
+    return F.mse_loss(variances(output), variances(target))
+
+
+TERMS: dict[str, Loss] = {
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+    "charbonnier": charbonnier,
+    "gv": gradient_variance,
+}
+
+
+def parse_loss(spec: str) -> Loss:
+    """``"l1+0.01*gv"`` -> a function of (output, target).
+
+    Raises:
+        TrainerError: an unknown term or weight, naming the terms there are.
+    """
+    parts: list[tuple[float, Loss]] = []
+    for term in spec.replace(" ", "").split("+"):
+        weight, _, name = term.rpartition("*")
+        try:
+            parts.append((float(weight or 1), TERMS[name]))
+        except (KeyError, ValueError):
+            raise TrainerError(
+                f"loss term {term!r} is not WEIGHT*NAME with NAME one of {', '.join(TERMS)}"
+            ) from None
+
+    def total(output: Tensor, target: Tensor) -> Tensor:
+        terms = [w * f(output, target) for w, f in parts]
+        return torch.stack(terms).sum()
+
+    return total
