@@ -56,7 +56,8 @@ def resize(picture: Picture, scale: Fraction) -> Picture:
     tall = rows @ picture.reshape(height, -1).astype(np.float64)
     tall = tall.reshape(-1, width, channels)
     out = np.einsum("ow,hwc->hoc", columns, tall, optimize=True)
-    return np.floor(np.clip(out, 0.0, 255.0) + 0.5).astype(np.uint8)
+    rounded: Picture = np.floor(np.clip(out, 0.0, 255.0) + 0.5).astype(np.uint8)
+    return rounded
 
 
 def crop_to_multiple(picture: Picture, multiple: int) -> Picture:

@@ -28,7 +28,7 @@ class BlockConfig:
     """How a convolution is over-parameterised while it trains."""
 
     branches: Branches = "rep"
-    """``plain``: 3x3 alone. ``rep``: 3x3 || 1x1. ``rich``: those, identity and a 1-3-1 expansion."""
+    """``plain``: 3x3 alone. ``rep``: 3x3 || 1x1. ``rich``: those, identity and 1x1->3x3->1x1."""
     weight_norm: bool = True
     """Weight normalisation (Salimans & Kingma 2016) on every branch."""
     expansion: int = 2
@@ -41,20 +41,23 @@ class RepConv(nn.Module):
     Args:
         cin, cout: channels. The identity branch needs them equal and is left out otherwise.
         config: which branches, and whether they are weight-normalised.
+        gain: factor on the He-initialised 3x3 kernel.
     """
 
-    def __init__(self, cin: int, cout: int, config: BlockConfig) -> None:
+    def __init__(self, cin: int, cout: int, config: BlockConfig, gain: float = 1.0) -> None:
         super().__init__()
         self.weight3 = nn.Parameter(torch.empty(cout, cin, 3, 3))
         self.bias = nn.Parameter(torch.zeros(cout))
         nn.init.kaiming_normal_(self.weight3, nonlinearity="relu")
+        with torch.no_grad():
+            self.weight3.mul_(gain)
         self.has_identity = config.branches == "rich" and cin == cout
         self.has_pointwise = config.branches != "plain"
         self.has_expansion = config.branches == "rich"
         names = ["weight3"]
         if self.has_pointwise:
             # Small: the merged kernel must start at He scale, or 14 layers deep it explodes.
-            self.weight1 = nn.Parameter(torch.randn(cout, cin, 1, 1) * (0.1 / cin**0.5))
+            self.weight1 = nn.Parameter(torch.randn(cout, cin, 1, 1) * (0.1 * gain / cin**0.5))
             names.append("weight1")
         if self.has_expansion:
             hidden = config.expansion * cout
@@ -71,7 +74,7 @@ class RepConv(nn.Module):
 
     def merged_weight(self) -> Tensor:
         """(cout, cin, 3, 3): the kernel that all branches together amount to."""
-        kernel = self.weight3
+        kernel: Tensor = self.weight3
         point: Tensor | None = self.weight1[:, :, 0, 0] if self.has_pointwise else None
         if self.has_identity:
             identity = torch.diag(self.identity_gain)
@@ -84,6 +87,7 @@ class RepConv(nn.Module):
         return kernel
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W) -> (N, cout, H, W) through the merged kernel."""
         return F.conv2d(x, self.merged_weight(), self.bias, padding=1)
 
 
@@ -101,11 +105,15 @@ class TrainingNetwork(Network):
             self.conv_in = self._rep(self.conv_in)
             self.body = nn.ModuleList(self._rep(m) for m in self.body)
             self.conv_mid = self._rep(self.conv_mid)
-            self.conv_out = self._rep(self.conv_out)
+            # A small last layer starts near a grey picture; at He scale the first hundred
+            # iterations go into unlearning noise of twice the range of the data.
+            self.conv_out = self._rep(self.conv_out, gain=0.1)
 
-    def _rep(self, plain: nn.Module) -> nn.Conv2d:
+    def _rep(self, plain: nn.Module, gain: float = 1.0) -> nn.Conv2d:
         assert isinstance(plain, nn.Conv2d)
-        return RepConv(plain.in_channels, plain.out_channels, self.block)  # type: ignore[return-value]
+        return RepConv(  # type: ignore[return-value]
+            plain.in_channels, plain.out_channels, self.block, gain
+        )
 
     def rep_convolutions(self) -> list[RepConv]:
         """The blocks in the order in which a frame meets them."""

@@ -56,7 +56,7 @@ def load(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {})["facts"])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+            tensors = {name: handle.get_tensor(name) for name in list(handle.keys())}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of this trainer ({error}); remove it to start afresh"
