@@ -103,9 +103,11 @@ class PlanKey:
             PlanError: a field is missing, unknown or of the wrong type.
         """
         try:
-            sizes = {name: _size(raw["profile"][name]) for name in ("minimum", "optimum", "maximum")}
+            sizes = {
+                name: _size(raw["profile"][name]) for name in ("minimum", "optimum", "maximum")
+            }
             return cls(**{**raw, "profile": Profile(**sizes), "flags": tuple(raw["flags"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 f"the JSON beside a plan does not hold a plan key ({error}): build the plan again"
             ) from error
@@ -153,7 +155,9 @@ class PlanRecord:
         try:
             return cls(key=key, **{name: raw[name] for name in known})
         except KeyError as error:
-            raise PlanError(f"the JSON beside a plan lacks {error}: build the plan again") from error
+            raise PlanError(
+                f"the JSON beside a plan lacks {error}: build the plan again"
+            ) from error
 
     def as_verified(self, device: str) -> Self:
         """This record after the gate passed on ``device``."""
