@@ -1,4 +1,4 @@
-"""What fixes the shape of a network, without torch: serving reads it from a weights file's header."""
+"""What fixes the shape of a network, without torch: serving reads it from the weights header."""
 
 from __future__ import annotations
 

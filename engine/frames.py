@@ -56,3 +56,28 @@ def frame_size(frame: Frame) -> tuple[int, int]:
 def output_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) of the frame that an input of this size becomes."""
     return height * SCALE, width * SCALE
+
+
+def check_frame(frame: Frame, expected: FrameFormat, height: int, width: int) -> None:
+    """Raises ContractError unless ``frame`` has this format and size (in pixels)."""
+    found, size = frame_format(frame), frame_size(frame)
+    if found != expected or size != (height, width):
+        raise ContractError(
+            f"the lane takes {expected} frames of {width}x{height}, "
+            f"got {found} of {size[1]}x{size[0]}"
+        )
+
+
+def empty_frame(height: int, width: int, form: FrameFormat) -> Frame:
+    """A frame of this size and format, not filled in."""
+    if form == "rgb24":
+        return np.empty((height, width, 3), np.uint8)
+    chroma = ((height + 1) // 2, (width + 1) // 2, 2)
+    return Nv12(np.empty((height, width), np.uint8), np.empty(chroma, np.uint8))
+
+
+def copy_frame(frame: Frame) -> Frame:
+    """A contiguous copy that the caller owns."""
+    if isinstance(frame, Nv12):
+        return Nv12(frame.y.copy(), frame.uv.copy())
+    return frame.copy()

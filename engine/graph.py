@@ -112,7 +112,11 @@ def _rgb24(
     writer.node("Cast", pixels, output=RGB_OUTPUT, to=TensorProto.UINT8)
     return (
         [helper.make_tensor_value_info(RGB_INPUT, TensorProto.UINT8, ["height", "width", 3])],
-        [helper.make_tensor_value_info(RGB_OUTPUT, TensorProto.UINT8, ["height_x4", "width_x4", 3])],
+        [
+            helper.make_tensor_value_info(
+                RGB_OUTPUT, TensorProto.UINT8, ["height_x4", "width_x4", 3]
+            )
+        ],
     )
 
 

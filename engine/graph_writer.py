@@ -42,9 +42,10 @@ class GraphWriter:
     def node(self, operator: str, *inputs: str, output: str = "", **attributes: object) -> str:
         """Adds one node; returns the name of its only output."""
         output = output or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(operator, list(inputs), [output], name=f"n_{output}", **attributes)
-        )
+        node = helper.make_node(operator, list(inputs), [output], name=f"n_{output}")
+        for key in sorted(attributes):
+            node.attribute.append(helper.make_attribute(key, attributes[key]))
+        self.nodes.append(node)
         return output
 
     def number(self, name: str, values: object) -> str:

@@ -68,6 +68,7 @@ class Network(nn.Module):
         return h
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 3, 4H, 4W)."""
         return F.pixel_shuffle(self.features(x), SCALE)
 
 

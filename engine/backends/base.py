@@ -43,6 +43,8 @@ class BackendInfo:
     """Model name or path, e.g. ``fast``."""
     onnx_sha256: str = ""
     plan_sha256: str = ""
+    halo: int = 17
+    """Input pixels around an output pixel that can change it: ``config.halo`` of the model."""
     detail: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +71,8 @@ class Backend(Protocol):
     """A runtime holding one model. Opening lanes is what costs memory."""
 
     @property
-    def info(self) -> BackendInfo: ...
+    def info(self) -> BackendInfo:
+        """Who really runs the frames."""
 
     def open_lanes(self, spec: LaneSpec, count: int) -> list[Lane]:
         """Opens ``count`` lanes for frames of one shape.

@@ -1,0 +1,195 @@
+"""Frames in, frames x4 out, in order, N of them in flight.
+
+Knows lanes and strips; not files, codecs, HTTP or clocks. Frames that a lane can hold go through
+whole; larger ones go through in row strips whose halo makes the result the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
+from engine.errors import OutOfMemory
+from engine.frames import Frame, copy_frame, empty_frame, frame_format, frame_size, output_size
+from engine.guard import check_result
+from engine.strips import cut, paste, plan_strips
+
+DEFAULT_MAX_PIXELS = 1024 * 1024
+"""Input pixels that go through a lane at once."""
+
+
+class Upscaler:
+    """Runs frames through a backend that it owns. For one thread at a time.
+
+    Args:
+        backend: closed together with the upscaler.
+        lanes: frames in flight in :meth:`stream`.
+        guard: compare every result with its input and refuse a wrong one.
+        max_pixels: larger frames (in input pixels) are processed in strips.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        lanes: int = 2,
+        guard: bool = True,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        if lanes < 1 or max_pixels < 1:
+            raise ValueError(f"lanes and max_pixels must be >= 1, got {lanes} and {max_pixels}")
+        self._backend = backend
+        self._lane_count = lanes
+        self._guard = guard
+        self._max_pixels = max_pixels
+        self._still: tuple[LaneSpec, Lane] | None = None
+        self._turn = 0
+
+    @property
+    def info(self) -> BackendInfo:
+        """Who really runs the frames."""
+        return self._backend.info
+
+    def upscale(self, frame: Frame, *, matrix: str = "bt709", full_range: bool = False) -> Frame:
+        """One frame, 4x the size, in the same format; the caller owns it.
+
+        Args:
+            frame: rgb24 or nv12, of any size.
+            matrix: colour matrix of nv12 samples.
+            full_range: whether nv12 samples span 0..255.
+
+        Raises:
+            ContractError: not a frame.
+            OutOfMemory: not even a thin strip of it fits.
+            EngineFault: the backend failed or its result is wrong.
+        """
+        height, width = frame_size(frame)
+        spec = LaneSpec(height, width, frame_format(frame), matrix, full_range)
+        limit = self._max_pixels
+        while True:
+            try:
+                if height * width <= limit:
+                    return self._upscale_whole(frame, spec)
+                with closing(self._stream_strips([frame], spec, limit)) as results:
+                    return next(results)
+            except OutOfMemory:
+                limit = min(limit, height * width) // 2
+                if limit < width * (2 * self.info.halo + 2):
+                    raise
+
+    def stream(
+        self, frames: Iterable[Frame], spec: LaneSpec, *, copy: bool = True
+    ) -> Generator[Frame]:
+        """Frames of one shape, in order, with several in flight.
+
+        An exception raised by ``frames`` or by the backend surfaces at the frame it belongs to,
+        after the results of all earlier ones. Lanes are closed however the iteration ends; call
+        ``close`` on the generator when you stop early.
+
+        Args:
+            frames: all of the shape of ``spec``; not to be written to until their result is out.
+            spec: shape, format and colours.
+            copy: give away copies. Without it a result is valid until the next is asked for.
+
+        Yields:
+            the frame 4x the size, in the same format.
+
+        Raises:
+            ContractError: a frame is not of the shape of ``spec``.
+            EngineFault: the backend failed or a result is wrong.
+        """
+        if spec.height * spec.width > self._max_pixels:
+            return self._stream_strips(frames, spec, self._max_pixels)
+        return self._stream_whole(frames, spec, copy)
+
+    def close(self) -> None:
+        """Closes the lanes and the backend; harmless when called twice."""
+        self._close_still()
+        self._backend.close()
+
+    def _upscale_whole(self, frame: Frame, spec: LaneSpec) -> Frame:
+        """Through a lane that is kept, because the next picture often has the same shape."""
+        if self._still is None or self._still[0] != spec:
+            self._close_still()
+            self._still = (spec, self._backend.open_lanes(spec, 1)[0])
+        lane = self._still[1]
+        try:
+            lane.start(frame)
+            return copy_frame(self._finish(lane, frame))
+        except BaseException:
+            self._close_still()
+            raise
+
+    def _close_still(self) -> None:
+        if self._still is not None:
+            self._still[1].close()
+            self._still = None
+
+    def _stream_whole(
+        self, frames: Iterable[Frame], spec: LaneSpec, copy: bool
+    ) -> Generator[Frame]:
+        lanes = self._backend.open_lanes(spec, self._lane_count)
+        try:
+            free, busy = deque(lanes), deque[tuple[Lane, Frame]]()
+            failure = self._fill(source := iter(frames), free, busy)
+            while busy:
+                lane, frame = busy.popleft()
+                result = self._finish(lane, frame)
+                yield copy_frame(result) if copy else result
+                free.append(lane)
+                failure = failure or self._fill(source, free, busy)
+            if failure is not None and not isinstance(failure, StopIteration):
+                raise failure
+        finally:
+            for lane in lanes:
+                lane.close()
+
+    def _fill(
+        self, source: Iterator[Frame], free: deque[Lane], busy: deque[tuple[Lane, Frame]]
+    ) -> Exception | None:
+        """Starts a frame on every free lane; returns what ended the source, if anything did."""
+        while free:
+            try:
+                frame = next(source)
+                free[0].start(frame)
+            except Exception as failure:  # kept until the results of earlier frames are out
+                return failure
+            busy.append((free.popleft(), frame))
+        return None
+
+    def _finish(self, lane: Lane, frame: Frame) -> Frame:
+        result = lane.finish()
+        if self._guard:
+            check_result(frame, result, self._turn)
+            self._turn += 1
+        return result
+
+    def _stream_strips(
+        self, frames: Iterable[Frame], spec: LaneSpec, limit: int
+    ) -> Generator[Frame]:
+        strips = plan_strips(spec.height, spec.width, self.info.halo, limit)
+        window = replace(spec, height=strips[0].rows)
+        windows = (cut(frame, strip) for frame in frames for strip in strips)
+        with closing(self._stream_whole(windows, window, copy=False)) as results:
+            for first in results:
+                picture = empty_frame(*output_size(spec.height, spec.width), spec.format)
+                paste(picture, strips[0], first)
+                for strip in strips[1:]:
+                    paste(picture, strip, next(results))
+                yield picture
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
