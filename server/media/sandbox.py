@@ -1,0 +1,58 @@
+"""What a media child gives up before it looks at user bytes. Linux only; each step is best effort.
+
+Decoders are the part of any video service that attackers reach first. The child that runs them
+has no network, cannot gain privileges, cannot create files when it only decodes, and has caps on
+memory, descriptors and processor time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+
+
+def enter(
+    *, memory_bytes: int | None, cpu_seconds: int | None, may_write_files: bool
+) -> dict[str, bool]:
+    """Restricts this process for good.
+
+    Args:
+        memory_bytes: cap on the address space, or ``None``.
+        cpu_seconds: cap on processor time, or ``None``.
+        may_write_files: whether regular files may still grow.
+
+    Returns:
+        Which of ``network`` and ``privileges`` are really cut off.
+    """
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, 256)
+    if memory_bytes is not None:
+        _limit(resource.RLIMIT_AS, memory_bytes)
+    if cpu_seconds is not None:
+        _limit(resource.RLIMIT_CPU, cpu_seconds)
+    if not may_write_files:
+        _limit(resource.RLIMIT_FSIZE, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    privileges = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    return {"privileges": privileges, "network": _leave_network(libc)}
+
+
+def _leave_network(libc: ctypes.CDLL) -> bool:
+    if libc.unshare(_CLONE_NEWNET) == 0:
+        return True
+    user = os.getuid()
+    return user != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+
+
+def _limit(what: int, value: int) -> None:
+    _, hard = resource.getrlimit(what)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(what, (value, value))
