@@ -99,16 +99,18 @@ def _rgb24(
     writer: GraphWriter, model: Model, layers: dict[str, Convolution]
 ) -> tuple[Values, Values]:
     first, last = layers["conv_in"], layers["conv_out"]
+    on_cpu = writer.precision == "fp32"
     scaled = layers | {
         "conv_in": Convolution(first.weight / 255, first.bias),
         "conv_out": Convolution(last.weight * 255, last.bias * 255),
     }
-    channels = writer.node("Transpose", writer.cast(RGB_INPUT), perm=[2, 0, 1])
+    if on_cpu:
+        scaled["conv_out"] = _colour_last(scaled["conv_out"])
+    samples = writer.cast(RGB_INPUT)
+    channels = writer.node("Transpose", samples, perm=[2, 0, 1])
     x = writer.node("Unsqueeze", channels, writer.integers("batch_axis", [0]))
-    levels = writer.to_levels(writer.network(x, model.config, scaled))
-    shuffled = writer.node("DepthToSpace", levels, blocksize=SCALE, mode="CRD")
-    planes = writer.node("Squeeze", shuffled, "batch_axis")
-    pixels = writer.node("Transpose", planes, perm=[1, 2, 0])
+    features = writer.network(x, model.config, scaled)
+    pixels = _pixels_cpu(writer, features, samples) if on_cpu else _pixels_gpu(writer, features)
     writer.node("Cast", pixels, output=RGB_OUTPUT, to=TensorProto.UINT8)
     return (
         [helper.make_tensor_value_info(RGB_INPUT, TensorProto.UINT8, ["height", "width", 3])],
@@ -117,6 +119,42 @@ def _rgb24(
                 RGB_OUTPUT, TensorProto.UINT8, ["height_x4", "width_x4", 3]
             )
         ],
+    )
+
+
+def _pixels_gpu(writer: GraphWriter, features: str) -> str:
+    """(1, 48, H, W) -> (4H, 4W, 3) grey levels: Clip and Round fuse into the convolution."""
+    shuffled = writer.node("DepthToSpace", writer.to_levels(features), blocksize=SCALE, mode="CRD")
+    planes = writer.node("Squeeze", shuffled, "batch_axis")
+    return writer.node("Transpose", planes, perm=[1, 2, 0])
+
+
+def _pixels_cpu(writer: GraphWriter, features: str, samples: str) -> str:
+    """(1, 48, H, W), colour last -> (4H, 4W, 3) grey levels.
+
+    ONNX Runtime fuses the first Transpose with leaving its blocked layout, and the second one
+    moves runs of 12 numbers: 8-13 % faster than DepthToSpace (docs/experiments.md, CPU graph).
+    """
+    clipped = writer.clip(features)
+    channels_last = writer.node("Transpose", clipped, perm=[0, 2, 3, 1])
+    levels = writer.node("Squeeze", writer.node("Round", channels_last), "batch_axis")
+    blocks = writer.node("Reshape", levels, writer.integers("blocks", [0, 0, SCALE, SCALE * 3]))
+    lines = writer.node("Transpose", blocks, perm=[0, 2, 1, 3])
+    size = writer.node(
+        "Mul", writer.node("Shape", samples), writer.integers("growth", [SCALE, SCALE, 1])
+    )
+    return writer.node("Reshape", lines, size)
+
+
+def _colour_last(convolution: Convolution) -> Convolution:
+    """The last convolution with its channels ordered row, column, colour."""
+    return Convolution(
+        *(
+            np.moveaxis(array.reshape(3, SCALE * SCALE, *array.shape[1:]), 0, 1).reshape(
+                array.shape
+            )
+            for array in (convolution.weight, convolution.bias)
+        )
     )
 
 

@@ -101,7 +101,10 @@ class GraphWriter:
         h = self.convolve(h, "conv_mid", layers["conv_mid"])
         return self.convolve(h, "conv_out", layers["conv_out"])
 
+    def clip(self, x: str) -> str:
+        """To 0..255, so that what is rounded and cast next can never wrap."""
+        return self.node("Clip", x, self.number("black", 0), self.number("white", 255))
+
     def to_levels(self, x: str) -> str:
-        """Grey levels as floats -> whole numbers in 0..255. Clip first: Round keeps 255.4 legal."""
-        clipped = self.node("Clip", x, self.number("black", 0), self.number("white", 255))
-        return self.node("Round", clipped)
+        """Grey levels as floats -> whole numbers in 0..255."""
+        return self.node("Round", self.clip(x))
