@@ -30,6 +30,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "unsupported_media": 415,
     "bad_range": 416,
     "unusable_media": 422,
+    "over_limit": 422,
     "idempotency_mismatch": 422,
     "rate_limited": 429,
     "too_many_jobs": 429,
@@ -87,8 +88,10 @@ class ApiError(Exception):
         limit: float | str | None = None,
         actual: float | str | None = None,
         headers: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
+        self.status = status or STATUS_OF_CODE[code]
         self.code = code
         self.message = message
         self.limit = limit
@@ -99,33 +102,38 @@ class ApiError(Exception):
         if code == "unauthorized":
             self.headers.setdefault("WWW-Authenticate", "Bearer")
 
-    @property
-    def status(self) -> int:
-        """The HTTP status of this error."""
-        return STATUS_OF_CODE[self.code]
-
-    def to_dict(self) -> dict[str, float | str | None]:
+    def to_dict(self) -> dict[str, Any]:
         """What a job keeps of it."""
         return {
             "code": self.code,
             "message": self.message,
             "limit": self.limit,
             "actual": self.actual,
+            "status": self.status,
         }
 
     @classmethod
     def from_dict(cls, detail: Mapping[str, Any]) -> ApiError:
-        """The error that a worker reported; a code that HTTP does not know is ``internal``."""
+        """The error that a worker reported, or that a job kept."""
         code = str(detail.get("code", "internal"))
-        if code not in STATUS_OF_CODE:
-            code = "internal"
-        message = str(detail.get("message", "the server failed"))
-        return cls(code, message, limit=detail.get("limit"), actual=detail.get("actual"))
+        return cls(
+            code,
+            str(detail.get("message", "the server failed")),
+            limit=detail.get("limit"),
+            actual=detail.get("actual"),
+            status=detail.get("status") or STATUS_OF_CODE.get(code, 500),
+        )
 
 
 def error_response(error: ApiError, request_id: str) -> JSONResponse:
     """``error`` as the one JSON form."""
-    detail = ErrorDetail(**error.to_dict(), request_id=request_id)  # type: ignore[arg-type]
+    detail = ErrorDetail(
+        code=error.code,
+        message=error.message,
+        limit=error.limit,
+        actual=error.actual,
+        request_id=request_id,
+    )
     body = ErrorBody(error=detail).model_dump()
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 

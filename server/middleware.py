@@ -1,0 +1,138 @@
+"""Around every request: its id, the host and origin checks, strict headers, the log line, metrics.
+
+Plain ASGI, so that a stream is passed on as it comes and an exception after the first byte reaches
+uvicorn, which then ends the connection abnormally.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.access import host_is_allowed, origin_is_ours
+from server.errors import ApiError, error_response
+from server.logs import log_bug, log_event, request_id_variable
+from server.metrics import Metrics
+from server.settings import Settings
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' blob:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+"""Probes: counted, but not logged when all is well."""
+
+
+class RequestMiddleware:
+    """Wraps ``app``; see the module."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request or WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = secrets.token_hex(8)
+        request_id_variable.set(scope["request_id"])
+        exchange = _Exchange(scope, send)
+        try:
+            refusal = self._refusal(Headers(scope=scope))
+            if refusal is not None:
+                await self._refuse(refusal, scope, receive, exchange)
+            else:
+                await self._app(scope, receive, exchange.send)
+        except Exception as error:  # the outermost edge of a request
+            if not isinstance(error, ApiError):
+                scope["error_code"] = "internal"
+                log_bug("request_failed", path=scope.get("path"))
+            if scope["type"] == "websocket" or exchange.status:
+                raise
+            bug = ApiError("internal", "the server failed at this; the log has the request's id")
+            await self._refuse(bug, scope, receive, exchange)
+        finally:
+            self._record(scope, exchange)
+
+    def _refusal(self, headers: Headers) -> ApiError | None:
+        host = headers.get("host", "")
+        if not host_is_allowed(host, self._settings):
+            return ApiError("forbidden", "this server does not answer to that Host; see "
+                            "SR_ALLOWED_HOSTS")
+        if not origin_is_ours(headers.get("origin"), host):
+            return ApiError("forbidden", "pages of another origin may not use this server")
+        return None
+
+    async def _refuse(
+        self, error: ApiError, scope: Scope, receive: Receive, exchange: _Exchange
+    ) -> None:
+        scope["error_code"] = error.code
+        if scope["type"] == "websocket":
+            await exchange.send({"type": "websocket.close", "code": 1008, "reason": error.code})
+            return
+        await error_response(error, scope["request_id"])(scope, receive, exchange.send)
+
+    def _record(self, scope: Scope, exchange: _Exchange) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        seconds = time.perf_counter() - exchange.began
+        method = scope.get("method", "WS")
+        self._metrics.requests.labels(route, method, exchange.status or 499).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        code = scope.get("error_code")
+        if code:
+            self._metrics.errors.labels(code).inc()
+        if route in _QUIET and exchange.status == 200:
+            return
+        log_event(
+            "request",
+            logging.INFO if exchange.status < 500 else logging.WARNING,
+            route=route,
+            method=method,
+            status=exchange.status or 499,
+            code=code,
+            bytes_out=exchange.bytes_out,
+            duration_ms=round(seconds * 1e3, 1),
+        )
+
+
+class _Exchange:
+    """What went back on one request so far."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self._request_id = scope["request_id"]
+        self.began = time.perf_counter()
+        self.status = 0
+        self.bytes_out = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._add_headers(message)
+        elif message["type"] == "http.response.body":
+            self.bytes_out += len(message.get("body", b""))
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        await self._send(message)
+
+    def _add_headers(self, message: MutableMapping[str, Any]) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-Id"] = self._request_id
+        for name, value in SECURITY_HEADERS.items():
+            headers.setdefault(name, value)
+        headers.setdefault("Cache-Control", "no-store")

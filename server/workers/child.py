@@ -1,0 +1,133 @@
+"""The worker process: opens its engine, then runs one task after the other.
+
+Started by ``server.workers.process`` as ``python -m server.workers.child FD CONFIG``. It ends when
+HTTP hangs up, so that nothing outlives the server, even a killed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.workers.channel import Channel, Message
+
+OK, NO_ENGINE = 0, 3
+
+
+class TaskFailed(Exception):
+    """A task ended in a way that its caller must hear: the fields of an ``ApiError``."""
+
+    def __init__(self, detail: Message) -> None:
+        super().__init__(str(detail.get("message")))
+        self.detail = detail
+
+
+class TaskCancelled(Exception):
+    """The caller wants no more of this task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a running task can say and hear."""
+
+    report: Callable[[Message], None]
+    """Sends fields of progress to HTTP; also tells the watchdog that the task lives."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def raise_if_cancelled(self) -> None:
+        """Raises TaskCancelled once the caller has cancelled."""
+        if self.cancelled.is_set():
+            raise TaskCancelled
+
+
+TaskFunction = Callable[[Message, TaskContext], Message]
+"""Runs one task and returns its result. Raises TaskFailed or TaskCancelled."""
+
+
+def serve(channel: Channel, tasks: Mapping[str, TaskFunction], hello: Message) -> None:
+    """Announces ``hello``, then works until the other side hangs up."""
+    inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    cancelled = threading.Event()
+    reader = threading.Thread(target=_read, args=(channel, inbox, cancelled), daemon=True)
+    channel.send({"event": "ready", **hello})
+    reader.start()
+    while (task := inbox.get()) is not None:
+        channel.send(_outcome(task, tasks, TaskContext(_reporter(channel), cancelled)))
+        cancelled.clear()
+
+
+def _reporter(channel: Channel) -> Callable[[Message], None]:
+    return lambda fields: channel.send({**fields, "event": "progress"})
+
+
+def _outcome(
+    task: Message, tasks: Mapping[str, TaskFunction], context: TaskContext
+) -> dict[str, Any]:
+    try:
+        return {"event": "done", "result": tasks[task["kind"]](task, context)}
+    except TaskCancelled:
+        return {"event": "cancelled"}
+    except TaskFailed as failure:
+        return {"event": "failed", "error": failure.detail}
+    except Exception as error:  # the outermost edge of a task: a bug must not end the worker
+        message = f"the server failed at this ({type(error).__name__})"
+        return {
+            "event": "failed",
+            "error": {"code": "internal", "message": message},
+            "bug": _traceback_of(error),
+        }
+
+
+def _traceback_of(error: Exception) -> str:
+    import traceback  # only when something is wrong
+
+    return "".join(traceback.format_exception(error))
+
+
+def _read(
+    channel: Channel, inbox: queue.SimpleQueue[Message | None], cancelled: threading.Event
+) -> None:
+    for message in channel.messages():
+        if message["event"] == "task":
+            inbox.put(message["task"])
+        elif message["event"] == "cancel":
+            cancelled.set()
+        else:  # "stop"
+            inbox.put(None)
+    # HTTP is gone. A task may be deep in a decoder; segments on disk are complete or absent.
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> int:
+    """Opens the engine that CONFIG names and serves the descriptor FD."""
+    from engine.errors import EngineError
+    from server.workers.tasks import EngineTasks
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for HTTP to handle
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    config = json.loads(sys.argv[2])
+    channel.send({"event": "starting"})
+
+    def on_build(what: str, fraction: float) -> None:
+        channel.send({"event": "building", "what": what, "fraction": round(fraction, 3)})
+
+    try:
+        tasks = EngineTasks(config, on_build)
+    except EngineError as error:
+        channel.send({"event": "fatal", "message": str(error)})
+        return NO_ENGINE
+    with tasks:
+        serve(channel, tasks.table(), {"engine": tasks.info()})
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""One worker process as HTTP sees it: started, told its tasks, heard, killed as a group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from server.workers.channel import MAX_LINE_BYTES, Message, encode_message
+
+CANCEL_SECONDS = 10.0
+"""A task that does not stop this long after it was cancelled is killed with its worker."""
+
+
+class WorkerDied(Exception):
+    """The process ended in the middle of something."""
+
+
+class WorkerUnusable(Exception):
+    """The process says that its engine cannot run here; starting it again will not help."""
+
+
+class WorkerProcess:
+    """A running worker; at most one task at a time.
+
+    Use ``start``, then ``wait_ready``, then ``run`` as often as wanted, then ``close`` or ``kill``.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self.engine: dict[str, Any] = {}
+        """Backend, version, device, model, …; known after ``wait_ready``."""
+
+    @classmethod
+    async def start(cls, command: Sequence[str], config: Message) -> WorkerProcess:
+        """Starts ``command FD CONFIG`` in a process group of its own."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                json.dumps(config),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Of the process, which leads its group."""
+        return self._process.pid
+
+    async def wait_ready(self, on_event: Callable[[Message], None]) -> None:
+        """Waits until the engine is open; ``on_event`` hears how far a plan is built.
+
+        Raises:
+            WorkerUnusable: no such engine here; the message is one sentence.
+            WorkerDied: the process ended.
+        """
+        while True:
+            message = await self._receive()
+            if message["event"] == "ready":
+                self.engine = message["engine"]
+                return
+            if message["event"] == "fatal":
+                raise WorkerUnusable(message["message"])
+            on_event(message)
+
+    async def run(self, task: Message, on_event: Callable[[Message], None]) -> Message:
+        """Runs ``task``; returns the message that ended it (done, failed or cancelled).
+
+        Raises:
+            WorkerDied: the process ended first.
+        """
+        await self._send({"event": "task", "task": task})
+        while True:
+            message = await self._receive()
+            if message["event"] != "progress":
+                return message
+            on_event(message)
+
+    async def cancel(self) -> None:
+        """Asks the running task to stop; ``run`` then returns."""
+        with contextlib.suppress(WorkerDied):
+            await self._send({"event": "cancel"})
+
+    async def wait_dead(self) -> None:
+        """Returns when the process has ended."""
+        await self._process.wait()
+
+    def kill(self) -> None:
+        """Kills the process and its decode children now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def close(self, seconds: float = 5.0) -> None:
+        """Asks the idle process to end, kills it when it does not, frees the socket."""
+        try:
+            with contextlib.suppress(WorkerDied):
+                await self._send({"event": "stop"})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), seconds)
+        finally:
+            self.kill()
+            await self._process.wait()
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _send(self, message: Message) -> None:
+        try:
+            self._writer.write(encode_message(message))
+            await self._writer.drain()
+        except OSError:
+            raise WorkerDied from None
+
+    async def _receive(self) -> Message:
+        try:
+            line = await self._reader.readline()
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise WorkerDied
+        message: Message = json.loads(line)
+        return message

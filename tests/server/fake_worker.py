@@ -1,0 +1,84 @@
+"""A worker whose tasks do what a test asks: the real child loop, no engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from server.workers.channel import Channel, Message
+from server.workers.child import TaskContext, TaskFailed, serve
+
+
+def echo(task: Message, context: TaskContext) -> Message:
+    context.report({"seen": task["say"]})
+    return {"said": task["say"], "pid": os.getpid()}
+
+
+def die(task: Message, context: TaskContext) -> Message:
+    """Dies the first time for each ``marker``; a retry succeeds."""
+    marker = Path(task["marker"])
+    if task.get("always") or not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"survived": True}
+
+
+def hang(task: Message, context: TaskContext) -> Message:
+    """Neither reports nor listens."""
+    threading.Event().wait()
+    return {}
+
+
+def obey(task: Message, context: TaskContext) -> Message:
+    """Works until it is cancelled."""
+    context.report({"working": True})
+    context.cancelled.wait()
+    context.raise_if_cancelled()
+    return {}
+
+
+def wait_for(task: Message, context: TaskContext) -> Message:
+    """Works until somebody writes into the FIFO ``gate``."""
+    context.report({"working": True})
+    Path(task["gate"]).read_bytes()
+    return {"pid": os.getpid()}
+
+
+def fail(task: Message, context: TaskContext) -> Message:
+    raise TaskFailed({"code": "unusable_media", "message": "no", "limit": 1, "actual": 2})
+
+
+def bug(task: Message, context: TaskContext) -> Message:
+    raise RuntimeError("secret detail")
+
+
+TASKS = {
+    "echo": echo,
+    "die": die,
+    "hang": hang,
+    "obey": obey,
+    "wait_for": wait_for,
+    "fail": fail,
+    "bug": bug,
+}
+
+
+def main() -> None:
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    config = json.loads(sys.argv[2])
+    if config.get("unusable"):
+        channel.send({"event": "fatal", "message": "there is no such engine here"})
+        return
+    if config.get("dies_at_start"):
+        sys.exit(1)
+    channel.send({"event": "building", "what": "a plan", "fraction": 0.5})
+    serve(channel, TASKS, {"engine": {"backend": "fake"}})
+
+
+if __name__ == "__main__":
+    main()
