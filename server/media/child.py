@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -92,6 +93,11 @@ class Child:
         except WireClosed:
             # Its last words say why, and they are still in the answer pipe.
             self._raise_last_words()
+
+    def tell(self, message: Message) -> None:
+        """Like ``send``, but a child that has already finished does not mind."""
+        with contextlib.suppress(WireClosed):
+            send(self._stdin.fileno(), message)
 
     def receive(self, timeout_seconds: float, check: Callable[[], None] | None = None) -> Message:
         """The next message that is not an error.
@@ -191,7 +197,7 @@ def _environment() -> dict[str, str]:
     """Only what the interpreter needs: no keys, no proxies, no thread pools of libraries."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     return kept | {
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
         "PYTHONDONTWRITEBYTECODE": "1",
         "MALLOC_ARENA_MAX": "2",
         "OPENBLAS_NUM_THREADS": "1",

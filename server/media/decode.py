@@ -116,7 +116,7 @@ class Decoder:
         while (message := self._receive())["type"] == "frame":
             slot = int(message["slot"])
             frame = _copy_frame(ring.slot(slot), info)
-            self._child.send({"free": slot})
+            self._child.tell({"free": slot})
             yield DecodedFrame(
                 frame=frame,
                 pts=int(message["pts"]),

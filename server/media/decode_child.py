@@ -287,7 +287,7 @@ def _alpha_error() -> MediaError:
 
 
 def _side_data(frame: VideoFrame) -> list[SideData]:
-    """Side data of a frame. PyAV cannot list any of it when one has a type that it does not know."""
+    """Side data of a frame. PyAV lists none of it when one has a type that it does not know."""
     try:
         return cast(list[SideData], list(frame.side_data))
     except ValueError:

@@ -1,0 +1,255 @@
+"""Upscaled frames into a video file or stream, encoded in a child process: the parent's side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from engine.frames import Frame, Nv12
+from server.media.child import Child
+from server.media.codecs import (
+    CODECS,
+    Codec,
+    ContainerName,
+    check_codec_size,
+    encoder_options,
+    find_codec,
+)
+from server.media.colour import Colour
+from server.media.errors import CodecUnavailable, EncodeError
+from server.media.limits import Limits
+from server.media.wire import Message, slot_bytes
+
+_SLOTS = 3
+_GOP_SECONDS_FILE = 5
+_GOP_SECONDS_STREAM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """What to write and how."""
+
+    codec: str
+    container: ContainerName
+    frame_format: str
+    """``rgb24`` or ``nv12``."""
+    width: int
+    """Of the frames that are put in, in pixels."""
+    height: int
+    out_width: int
+    """Of the video that is written; smaller ones are made by area averaging."""
+    out_height: int
+    time_base: Fraction
+    rate: Fraction | None
+    colour: Colour
+    quality: int | None = None
+    preset: str | None = None
+    real_time: bool = False
+    sample_aspect_ratio: Fraction | None = None
+    display_matrix: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """Where the other streams come from, and which part of them."""
+
+    source: Path
+    video_index: int
+    limits: Limits
+    window_start: Fraction | None = None
+    """On the source's clock, in seconds."""
+    window_end: Fraction | None = None
+    shift: Fraction | None = None
+    """Subtracted from every time stamp, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSummary:
+    """What was written."""
+
+    frames: int
+    packets: int
+    side_packets: int
+    shift_seconds: Fraction
+    """How far the muxer had to move everything so that no time stamp is negative."""
+    stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Encoder:
+    """An encode child. ``put`` frames in order, then ``finish``.
+
+    Raises, from any method: CodecUnavailable, DiskFull, EncodeError; MediaError for a source
+    whose other streams cannot be read.
+    """
+
+    def __init__(
+        self,
+        options: EncodeOptions,
+        companions: Companions,
+        output: Path | int,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Starts the child; returns once the output's header can be written.
+
+        Args:
+            options: what to write.
+            companions: the source of everything but the picture.
+            output: a file to create, or the descriptor of a pipe to write to.
+            check: called several times a second while waiting; raises to give up.
+        """
+        codec = find_codec(options.codec)
+        check_codec_size(codec, options.out_width, options.out_height)
+        if options.out_width % 2 or options.out_height % 2:
+            raise CodecUnavailable(
+                f"A video cannot be {options.out_width}x{options.out_height}; "
+                "width and height must be even."
+            )
+        self._limits = companions.limits
+        self._check = check
+        self._free = list(range(_SLOTS))
+        self.dropped: list[dict[str, Any]] = []
+        self.copied: list[dict[str, Any]] = []
+        pass_fds = (output,) if isinstance(output, int) else ()
+        self._child = Child("server.media.encode_child", "encoding", pass_fds)
+        try:
+            size = slot_bytes(options.frame_format, options.height, options.width)
+            self._ring = self._child.map_ring(_SLOTS, size)
+            self._child.send(_command(options, codec, companions, output))
+            ready = self._receive()
+            self.dropped, self.copied = ready["dropped"], ready["copied"]
+        except BaseException:
+            self._child.close()
+            raise
+
+    def _receive(self) -> Message:
+        return self._child.receive(self._limits.no_progress_seconds, self._check)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._child.pid
+
+    def put(self, frame: Frame, pts: int, duration: int) -> None:
+        """Queues a frame; waits while the encoder is behind. ``frame`` is copied."""
+        while not self._free or self._child.has_message():
+            self._free.append(int(self._receive()["slot"]))
+        slot = self._free.pop()
+        _store(frame, self._ring.slot(slot))
+        self._child.send({"type": "frame", "slot": slot, "pts": pts, "duration": duration})
+
+    def repeat(self, pts: int, duration: int) -> None:
+        """Queues the previous frame once more."""
+        self._child.send({"type": "repeat", "pts": pts, "duration": duration})
+
+    def finish(self) -> EncodeSummary:
+        """Waits until everything is encoded and the file is complete."""
+        self._child.send({"type": "end"})
+        while (message := self._receive())["type"] == "free":
+            pass
+        return EncodeSummary(
+            frames=message["frames"],
+            packets=message["packets"],
+            side_packets=message["side_packets"],
+            shift_seconds=Fraction(message["shift_seconds"]),
+            stages=message["stages"],
+        )
+
+    def close(self) -> None:
+        """Ends the child; harmless when called twice."""
+        self._child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def usable_codecs() -> dict[str, str | None]:
+    """Encoder name -> None when it really works on this machine, else why not.
+
+    Each is opened and encodes a frame in a child of its own; takes about 0.2 s per encoder.
+    """
+    return {name: _try_codec(codec) for name, codec in CODECS.items()}
+
+
+def _try_codec(codec: Codec) -> str | None:
+    options = encoder_options(codec, quality=None, preset=None, real_time=True, gop_frames=1)
+    with Child("server.media.encode_child", "encoding") as child:
+        try:
+            child.send({"type": "try", "encoder": codec.encoder, "options": options})
+            reason = child.receive(20.0)["reason"]
+        except EncodeError as error:
+            return str(error)
+    return None if reason is None else str(reason)
+
+
+def _store(frame: Frame, slot: memoryview) -> None:
+    planes = (frame.y, frame.uv) if isinstance(frame, Nv12) else (frame,)
+    start = 0
+    for plane in planes:
+        target = np.frombuffer(slot, np.uint8, plane.size, start).reshape(plane.shape)
+        target[...] = plane
+        start += plane.size
+
+
+def _command(
+    options: EncodeOptions, codec: Codec, companions: Companions, output: Path | int
+) -> Message:
+    streaming = isinstance(output, int)
+    seconds = _GOP_SECONDS_STREAM if streaming or options.real_time else _GOP_SECONDS_FILE
+    frames = round(float(options.rate or 25) * seconds)
+    private = encoder_options(
+        codec,
+        quality=options.quality,
+        preset=options.preset,
+        real_time=options.real_time,
+        gop_frames=min(frames, 600),
+    )
+    return {
+        "type": "write",
+        "source": str(companions.source.absolute()),
+        "source_video_index": companions.video_index,
+        "limits": asdict(companions.limits),
+        "container": options.container,
+        "output_fd": output if streaming else None,
+        "output_path": None if isinstance(output, int) else os.fspath(output.absolute()),
+        "slots": _SLOTS,
+        "picture": {
+            "frame_format": options.frame_format,
+            "width": options.width,
+            "height": options.height,
+            "out_width": options.out_width,
+            "out_height": options.out_height,
+            "colour": asdict(options.colour),
+            "sample_aspect_ratio": _text(options.sample_aspect_ratio),
+            "display_matrix": options.display_matrix,
+        },
+        "encoder": {
+            "encoder": codec.encoder,
+            "options": private,
+            "time_base": str(options.time_base),
+            "rate": _text(options.rate),
+            "takes_nv12": codec.takes_nv12,
+        },
+        "video_tags": {},
+        "window_start": _text(companions.window_start),
+        "window_end": _text(companions.window_end),
+        "shift": _text(companions.shift),
+    }
+
+
+def _text(value: Fraction | None) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,214 @@
+"""The process that encodes and writes a video: ``python -m server.media.encode_child FD``.
+
+Takes upscaled frames out of the shared memory ``FD``, encodes them, copies the other streams of
+the source beside them, and writes a container to a file or a pipe. A crash in an encoder library
+costs one job.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from server.media.child import error_message
+from server.media.codecs import MUXERS
+from server.media.encoding import (
+    PictureEncoder,
+    Timings,
+    encoder_from_message,
+    picture_from_message,
+    try_encoder,
+)
+from server.media.errors import CodecUnavailable, DiskFull, EncodeError, MediaError
+from server.media.limits import Limits
+from server.media.open import open_container
+from server.media.passthrough import SideStreams, Window
+from server.media.sandbox import enter
+from server.media.timing import percentiles
+from server.media.wire import Inbox, Message, Ring, send, slot_bytes
+
+_STREAMING = "frag_keyframe+empty_moov+default_base_moof+delay_moov"
+"""Without ``delay_moov`` B-frames shift the picture against the sound (measured: +0.12 s)."""
+
+
+class PipeFile:
+    """A pipe as the writable, unseekable file that PyAV wants."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes) -> int:
+        """Writes all of ``data``, however slowly the other end reads."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        return len(data)
+
+
+def main() -> None:
+    """Runs one command; the exit status is 0 unless the process itself failed."""
+    memory_fd = int(sys.argv[1])
+    answers = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    inbox = Inbox(0)
+    av.logging.set_level(None)
+    command = inbox.take()
+    enter(memory_bytes=None, cpu_seconds=None, may_write_files=True)
+    try:
+        if command["type"] == "try":
+            reason = try_encoder(command["encoder"], command["options"])
+            send(answers, {"type": "tried", "reason": reason})
+        else:
+            _write(command, inbox, answers, memory_fd)
+    except (MediaError, EncodeError) as error:
+        send(answers, error_message(error))
+    except OSError as error:
+        send(answers, error_message(_os_error(error)))
+    # The outermost edge of the child.
+    except Exception as error:
+        text = f"The output could not be written ({type(error).__name__}: {error})."
+        send(answers, error_message(EncodeError(text)))
+
+
+def _os_error(error: OSError) -> EncodeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull("There is no space left for the output; free some and try again.")
+    return EncodeError(f"The output could not be written ({os.strerror(error.errno or 0)}).")
+
+
+@dataclass
+class _Inputs:
+    command: dict[str, Any]
+    inbox: Inbox
+    answers: int
+    ring: Ring
+
+
+def _write(command: dict[str, Any], inbox: Inbox, answers: int, memory_fd: int) -> None:
+    picture = command["picture"]
+    size = slot_bytes(picture["frame_format"], picture["height"], picture["width"])
+    inputs = _Inputs(command, inbox, answers, Ring(memory_fd, int(command["slots"]), size))
+    source = open_container(Path(command["source"]), Limits(**command["limits"]))
+    with source, _open_output(command) as output:
+        done = _fill(inputs, source, output)
+    send(answers, done)
+
+
+def _open_output(command: dict[str, Any]) -> OutputContainer:
+    muxer = MUXERS[command["container"]]
+    options: dict[str, str] = {}
+    streaming = command["output_fd"] is not None
+    if muxer != "matroska":
+        options["movflags"] = _STREAMING if streaming else "faststart"
+    if streaming:
+        options["flush_packets"] = "1"
+        pipe = PipeFile(int(command["output_fd"]))
+        return av.open(pipe, "w", format=muxer, container_options=options)
+    return av.open(command["output_path"], "w", format=muxer, container_options=options)
+
+
+def _fill(inputs: _Inputs, source: InputContainer, output: OutputContainer) -> Message:
+    command, timings = inputs.command, Timings()
+    picture = picture_from_message(command["picture"])
+    spec = encoder_from_message(command["encoder"])
+    encoder = PictureEncoder(output, spec, picture, timings)
+    tags = command["video_tags"]
+    if command["source_video_index"] is not None:
+        tags = dict(source.streams[command["source_video_index"]].metadata) | tags
+    encoder.stream.metadata.update(
+        {name: value for name, value in tags.items() if name in ("language", "title")}
+    )
+    side = SideStreams(
+        source,
+        output,
+        MUXERS[command["container"]],
+        command["source_video_index"],
+        _window(command),
+    )
+    side.declare()
+    try:
+        output.start_encoding()
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise CodecUnavailable(
+            f"{spec.encoder} cannot be used for this output here ({type(error).__name__}); "
+            "choose another codec."
+        ) from error
+    send(inputs.answers, {"type": "ready", "dropped": side.dropped, "copied": side.copied})
+    packets, lowest = _encode_all(inputs, encoder, side, output)
+    return {
+        "type": "done",
+        "frames": encoder.frames,
+        "packets": packets,
+        "side_packets": side.packets,
+        "shift_seconds": str(max(-lowest, 0)),
+        "stages": {
+            "convert": percentiles(timings.convert_ms),
+            "encode": percentiles(timings.encode_ms),
+        },
+    }
+
+
+def _window(command: dict[str, Any]) -> Window:
+    start, end, shift = (
+        None if command[name] is None else Fraction(command[name])
+        for name in ("window_start", "window_end", "shift")
+    )
+    return Window(start, end, shift or Fraction(0))
+
+
+def _encode_all(
+    inputs: _Inputs, encoder: PictureEncoder, side: SideStreams, output: OutputContainer
+) -> tuple[int, Fraction]:
+    """Runs until the parent says so; gives the packets written and the lowest pts in seconds."""
+    tally = _Tally()
+    while True:
+        message = inputs.inbox.take()
+        match message["type"]:
+            case "frame":
+                slot = int(message["slot"])
+                view = inputs.ring.slot(slot)
+                packets = encoder.encode(view, message["pts"], message["duration"])
+                view.release()
+                send(inputs.answers, {"type": "free", "slot": slot})
+            case "repeat":
+                packets = encoder.encode_again(message["pts"], message["duration"])
+            case _:
+                break
+        _mux(packets, side, output, tally)
+    _mux(encoder.flush(), side, output, tally)
+    side.pump(None)
+    return tally.packets, tally.lowest_seconds
+
+
+@dataclass
+class _Tally:
+    packets: int = 0
+    lowest_seconds: Fraction = Fraction(0)
+
+
+def _mux(
+    packets: list[Packet[VideoStream]], side: SideStreams, output: OutputContainer, tally: _Tally
+) -> None:
+    for packet in packets:
+        if packet.dts is not None:
+            side.pump(packet.dts * packet.time_base)
+        if packet.pts is not None:
+            tally.lowest_seconds = min(tally.lowest_seconds, packet.pts * packet.time_base)
+        tally.packets += 1
+        output.mux(packet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Frames to packets with PyAV: one encoder in one output container. Runs in the encode child."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from server.media.colour import RGB_RANGE, SWSCALE_FLAGS, Colour
+from server.media.wire import copy_rows, plane_shapes
+
+_FRAME_DURATION_FLAG = 1 << 8
+"""AV_CODEC_FLAG_FRAME_DURATION: packets keep the duration of their frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSpec:
+    """What comes in and what is written. Sizes in pixels."""
+
+    frame_format: str
+    """``rgb24`` or ``nv12``: how frames lie in shared memory."""
+    width: int
+    height: int
+    out_width: int
+    out_height: int
+    colour: Colour
+    sample_aspect_ratio: Fraction | None
+    display_matrix: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """How it is encoded."""
+
+    encoder: str
+    options: dict[str, str]
+    time_base: Fraction
+    rate: Fraction | None
+    takes_nv12: bool
+
+
+@dataclass
+class Timings:
+    """Milliseconds of each frame, per stage."""
+
+    convert_ms: list[float] = field(default_factory=list)
+    encode_ms: list[float] = field(default_factory=list)
+
+
+class PictureEncoder:
+    """The video stream of one output container."""
+
+    def __init__(
+        self, output: OutputContainer, spec: EncoderSpec, picture: PictureSpec, timings: Timings
+    ) -> None:
+        """Adds the stream; nothing is opened before the container's header is written."""
+        self._output = output
+        self._picture = picture
+        self._timings = timings
+        self._time_base = spec.time_base
+        self._staging: VideoFrame | None = None
+        self._last: VideoFrame | None = None
+        self.frames = 0
+        nv12 = picture.frame_format == "nv12" and spec.takes_nv12
+        self._pixel_format = "nv12" if nv12 else "yuv420p"
+        self.stream = self._add_stream(spec)
+
+    def _add_stream(self, spec: EncoderSpec) -> VideoStream:
+        picture = self._picture
+        stream: VideoStream = self._output.add_stream(spec.encoder, rate=spec.rate or 25)  # type: ignore[assignment]
+        context = stream.codec_context
+        context.width, context.height = picture.out_width, picture.out_height
+        context.pix_fmt = self._pixel_format
+        # A variable frame rate survives only with the clock of the source.
+        context.time_base = spec.time_base
+        stream.time_base = spec.time_base
+        context.options = dict(spec.options)
+        context.flags |= _FRAME_DURATION_FLAG
+        context.colorspace = picture.colour.matrix
+        context.color_range = picture.colour.swscale_range
+        context.color_primaries = picture.colour.primaries
+        context.color_trc = picture.colour.transfer
+        if picture.sample_aspect_ratio is not None:
+            context.sample_aspect_ratio = picture.sample_aspect_ratio
+        if picture.display_matrix is not None:
+            stream.set_display_matrix(picture.display_matrix)
+        return stream
+
+    def encode(self, slot: memoryview, pts: int, duration: int) -> list[Packet[VideoStream]]:
+        """Encodes the frame in ``slot``, which may be reused when this returns."""
+        started = time.perf_counter()
+        self._last = self._convert(slot)
+        self._timings.convert_ms.append((time.perf_counter() - started) * 1e3)
+        return self.encode_again(pts, duration)
+
+    def encode_again(self, pts: int, duration: int) -> list[Packet[VideoStream]]:
+        """Encodes the previous frame once more, at another time."""
+        assert self._last is not None
+        started = time.perf_counter()
+        frame = self._last
+        frame.pts, frame.time_base, frame.duration = pts, self._time_base, duration
+        packets = self.stream.encode(frame)
+        self._timings.encode_ms.append((time.perf_counter() - started) * 1e3)
+        self.frames += 1
+        return packets
+
+    def flush(self) -> list[Packet[VideoStream]]:
+        """What the encoder still holds."""
+        return self.stream.encode(None)
+
+    def _convert(self, slot: memoryview) -> VideoFrame:
+        picture = self._picture
+        if (picture.out_width, picture.out_height) == (picture.width, picture.height):
+            frame = self._loaded(slot)
+        else:
+            frame = _resized(slot, picture)
+        nv12 = picture.frame_format == "nv12"
+        colour = picture.colour
+        converted = frame.reformat(
+            format=self._pixel_format,
+            src_colorspace=colour.swscale_matrix,
+            dst_colorspace=colour.swscale_matrix,
+            src_color_range=colour.swscale_range if nv12 else RGB_RANGE,
+            dst_color_range=colour.swscale_range,
+            interpolation=SWSCALE_FLAGS,
+        )
+        converted.colorspace = colour.matrix
+        converted.color_range = colour.swscale_range
+        converted.color_primaries = colour.primaries
+        converted.color_trc = colour.transfer
+        return converted
+
+    def _loaded(self, slot: memoryview) -> VideoFrame:
+        picture = self._picture
+        # Only a frame that the encoder never sees may be filled again.
+        direct = picture.frame_format == self._pixel_format
+        if self._staging is None or direct:
+            self._staging = VideoFrame(picture.width, picture.height, picture.frame_format)
+        start = 0
+        shapes = plane_shapes(picture.frame_format, picture.height, picture.width)
+        for plane, (rows, length) in zip(self._staging.planes, shapes, strict=True):
+            copy_rows(slot[start:], memoryview(plane), rows, (length, plane.line_size), length)
+            start += rows * length
+        return self._staging
+
+
+def _resized(slot: memoryview, picture: PictureSpec) -> VideoFrame:
+    import numpy as np  # only who asks for another size pays for these
+
+    from server.media.resample import area_resize
+
+    height, width = picture.out_height, picture.out_width
+    shapes = plane_shapes(picture.frame_format, picture.height, picture.width)
+    if picture.frame_format == "rgb24":
+        rows, length = shapes[0]
+        rgb = np.frombuffer(slot, np.uint8, rows * length).reshape(rows, -1, 3)
+        return VideoFrame.from_ndarray(area_resize(rgb, height, width), "rgb24")
+    (rows, length), (uv_rows, uv_length) = shapes
+    luma = np.frombuffer(slot, np.uint8, rows * length).reshape(rows, length)
+    chroma = np.frombuffer(slot, np.uint8, uv_rows * uv_length, rows * length)
+    chroma = area_resize(chroma.reshape(uv_rows, -1, 2), (height + 1) // 2, (width + 1) // 2)
+    frame = VideoFrame(width, height, "nv12")
+    for plane, data in zip(
+        frame.planes,
+        (area_resize(luma, height, width), chroma.reshape(chroma.shape[0], -1)),
+        strict=True,
+    ):
+        source = memoryview(np.ascontiguousarray(data).reshape(-1))
+        strides = (data.shape[1], plane.line_size)
+        copy_rows(source, memoryview(plane), data.shape[0], strides, data.shape[1])
+    return frame
+
+
+def picture_from_message(message: dict[str, Any]) -> PictureSpec:
+    """A PictureSpec out of JSON values."""
+    aspect, matrix = message["sample_aspect_ratio"], message["display_matrix"]
+    return PictureSpec(
+        frame_format=message["frame_format"],
+        width=message["width"],
+        height=message["height"],
+        out_width=message["out_width"],
+        out_height=message["out_height"],
+        colour=Colour(**message["colour"]),
+        sample_aspect_ratio=None if aspect is None else Fraction(aspect),
+        display_matrix=None if matrix is None else tuple(matrix),
+    )
+
+
+def encoder_from_message(message: dict[str, Any]) -> EncoderSpec:
+    """An EncoderSpec out of JSON values."""
+    return EncoderSpec(
+        encoder=message["encoder"],
+        options=dict(message["options"]),
+        time_base=Fraction(message["time_base"]),
+        rate=None if message["rate"] is None else Fraction(message["rate"]),
+        takes_nv12=bool(message["takes_nv12"]),
+    )
+
+
+def try_encoder(encoder: str, options: dict[str, str]) -> str | None:
+    """Really opens an encoder and encodes a frame; None, or why that failed."""
+    try:
+        context = av.CodecContext.create(encoder, "w")
+        context.width, context.height = 256, 256  # type: ignore[attr-defined]
+        context.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
+        context.time_base = Fraction(1, 25)
+        context.framerate = Fraction(25)  # type: ignore[attr-defined]
+        context.options = dict(options)
+        frame = VideoFrame(256, 256, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts = 0
+        size = sum(packet.size for packet in (*context.encode(frame), *context.encode(None)))  # type: ignore[attr-defined]
+    except (av.FFmpegError, ValueError, OSError) as error:
+        return f"{type(error).__name__}"
+    return None if size else "it made no data"

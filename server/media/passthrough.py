@@ -1,0 +1,189 @@
+"""Everything of the source but its picture, copied packet by packet into the output.
+
+Runs in the encode child. Payloads are never touched; what the output container cannot hold is
+listed with a reason instead of vanishing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Disposition, Stream
+
+from server.media.open import is_cover
+
+_OWN_TAGS = frozenset(
+    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
+)
+"""Tags that describe the old file rather than its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of the source that is wanted, in seconds of its own clock."""
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+    """Subtracted from every time stamp, so that a cut starts at zero."""
+
+
+@dataclass
+class SideStreams:
+    """The other streams of the source, and where they go."""
+
+    source: InputContainer
+    output: OutputContainer
+    muxer: str
+    video_index: int
+    window: Window
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    copied: list[dict[str, Any]] = field(default_factory=list)
+    packets: int = 0
+    _targets: dict[int, Stream] = field(default_factory=dict)
+    _last_dts: dict[int, int] = field(default_factory=dict)
+    _waiting: Packet[Stream] | None = None
+    _packets: Iterator[Packet[Stream]] | None = None
+
+    def declare(self) -> None:
+        """Adds the streams, chapters and tags to the output. Before its header is written."""
+        for stream in self.source.streams:
+            if stream.index != self.video_index:
+                self._declare_stream(stream)
+        self.output.metadata.update(_content_tags(self.source.metadata))
+        self._declare_chapters()
+        if self._targets:
+            chosen = [self.source.streams[index] for index in self._targets]
+            self._packets = iter(self.source.demux(*chosen))
+
+    def _declare_stream(self, stream: Stream) -> None:
+        reason = self._why_not(stream)
+        entry = {"index": stream.index, "type": stream.type, "codec": codec_name(stream)}
+        if reason is not None:
+            self.dropped.append(entry | {"reason": reason})
+            return
+        self.copied.append(entry)
+        target = _add(self.output, stream)
+        if stream.type != "attachment":
+            self._targets[stream.index] = target
+
+    def _why_not(self, stream: Stream) -> str | None:
+        if stream.type == "video":
+            return (
+                "cover picture" if is_cover(stream) else "only the first video stream is upscaled"
+            )
+        if stream.type not in ("audio", "subtitle", "attachment"):
+            return f"{stream.type} streams are not copied"
+        if stream.type == "attachment" and self.muxer != "matroska":
+            return f"{self.muxer} cannot hold attachments; use mkv"
+        if not _fits(stream, self.muxer):
+            return f"{self.muxer} cannot hold {codec_name(stream)}; use mkv"
+        return None
+
+    def _declare_chapters(self) -> None:
+        chapters = self.source.chapters()
+        if not chapters:
+            return
+        if self.window.start is not None or self.window.end is not None:
+            self.dropped.append(
+                {"type": "chapters", "reason": "chapters of the whole do not fit a cut"}
+            )
+            return
+        self.output.set_chapters(chapters)
+        self.copied.append({"type": "chapters", "count": len(chapters)})
+
+    def pump(self, until_seconds: Fraction | None) -> None:
+        """Copies packets up to this moment of the output's clock; ``None`` means all the rest."""
+        while (packet := self._next()) is not None:
+            moment = _seconds(packet) - self.window.shift
+            if until_seconds is not None and moment > until_seconds:
+                self._waiting = packet
+                return
+            self._copy(packet)
+
+    def _next(self) -> Packet[Stream] | None:
+        if self._waiting is not None:
+            packet, self._waiting = self._waiting, None
+            return packet
+        if self._packets is None:
+            return None
+        for packet in self._packets:
+            if packet.size and (packet.dts is not None or packet.pts is not None):
+                return packet
+        return None
+
+    def _copy(self, packet: Packet[Stream]) -> None:
+        seconds = _seconds(packet)
+        window = self.window
+        if window.start is not None and seconds < window.start:
+            return
+        if window.end is not None and seconds >= window.end:
+            return
+        base = packet.time_base
+        ticks = round(window.shift / base)
+        packet.dts = (packet.pts if packet.dts is None else packet.dts or 0) - ticks  # type: ignore[operator]
+        packet.pts = packet.dts if packet.pts is None else packet.pts - ticks
+        index = packet.stream_index
+        if self.muxer == "matroska":
+            # Matroska has no edit lists: left alone, the muxer would move all streams, the
+            # picture too, to make the encoder delay of the sound positive.
+            packet.pts, packet.dts = max(packet.pts, 0), max(packet.dts, 0)
+        elif packet.stream.type == "audio" and packet.dts <= self._last_dts.get(index, -(2**62)):
+            packet.dts = self._last_dts[index] + 1
+            packet.pts = max(packet.pts, packet.dts)
+        self._last_dts[index] = packet.dts
+        packet.stream = self._targets[index]
+        self.output.mux(packet)
+        self.packets += 1
+
+
+def codec_name(stream: Stream) -> str:
+    """The codec of a stream, as people call it."""
+    context = stream.codec_context
+    if context is not None:
+        return str(context.name)
+    return stream.name or "unknown"
+
+
+def _add(output: OutputContainer, stream: Stream) -> Stream:
+    if isinstance(stream, AttachmentStream):
+        name = stream.name or "attachment"
+        return output.add_attachment(name, stream.mimetype or _DEFAULT_TYPE, stream.data)
+    target = output.add_stream_from_template(stream, opaque=True)
+    target.metadata.update(_content_tags(stream.metadata))
+    target.disposition = Disposition(stream.disposition)
+    return target
+
+
+_DEFAULT_TYPE = "application/octet-stream"
+
+
+def _fits(stream: Stream, muxer: str) -> bool:
+    """Whether the muxer writes a header with this stream: asked by really doing it."""
+    try:
+        with av.open(io.BytesIO(), "w", format=muxer) as trial:
+            _add(trial, stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError, OSError):
+        return False
+    return True
+
+
+def _content_tags(metadata: dict[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name.lower() not in _OWN_TAGS and not name.startswith("_STATISTICS")
+    }
+
+
+def _seconds(packet: Packet[Stream]) -> Fraction:
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    return (stamp or 0) * packet.time_base
