@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-PictureFormat = Literal["png", "jpeg", "webp"]
+from server.media.errors import UnsupportedMedia, UnusableMedia
+from server.media.sniff import HEAD_BYTES, sniff
 
-SNIFF_BYTES = 16
-"""How many leading bytes ``sniff_picture`` needs."""
+PictureFormat = Literal["png", "jpeg", "webp"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -33,48 +33,42 @@ class PictureHeader:
     animated: bool = False
 
 
-def sniff_picture(head: bytes) -> PictureFormat | None:
-    """The picture format that ``head`` starts, or None when it is something else."""
-    if head.startswith(_PNG_SIGNATURE):
-        return "png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "webp"
-    return None
-
-
-def read_header(stream: BinaryIO) -> PictureHeader | None:
-    """Reads the header of a seekable picture; None when it is not PNG, JPEG or WebP.
+def read_header(stream: BinaryIO) -> PictureHeader:
+    """Reads the header of a seekable file.
 
     Raises:
-        ValueError: it starts like one of them but its header is damaged.
+        UnsupportedMedia: not PNG, JPEG or WebP by its first bytes.
+        UnusableMedia: it starts like one of them but its header is damaged.
     """
     stream.seek(0)
-    head = stream.read(SNIFF_BYTES)
-    stream.seek(0)
+    kind = sniff(stream.read(HEAD_BYTES))
+    readers = {"png": _read_png, "jpeg": _read_jpeg, "webp": _read_webp}
+    if kind.name not in readers:
+        raise UnsupportedMedia("This is a video where a picture (PNG, JPEG, WebP) is expected.")
     try:
-        match sniff_picture(head):
-            case "png":
-                header = _read_png(stream)
-            case "jpeg":
-                header = _read_jpeg(stream)
-            case "webp":
-                header = _read_webp(stream)
-            case None:
-                return None
-    except struct.error as error:
-        raise ValueError("the header ends too early") from error
+        header = readers[kind.name](stream)
+    except (struct.error, ValueError) as error:
+        reason = str(error) if isinstance(error, _Damaged) else "it ends too early"
+        raise UnusableMedia(
+            f"The {kind.name} header is damaged ({reason}); send an intact picture."
+        ) from error
     if header.width == 0 or header.height == 0:
-        raise ValueError(f"the header claims {header.width}x{header.height} pixels")
+        raise UnusableMedia(
+            f"The {kind.name} header claims {header.width}x{header.height} pixels; "
+            "send an intact picture."
+        )
     return header
+
+
+class _Damaged(ValueError):
+    """The header breaks the rules of its format."""
 
 
 def _read_png(stream: BinaryIO) -> PictureHeader:
     stream.seek(len(_PNG_SIGNATURE))
     length, kind = struct.unpack(">I4s", stream.read(8))
     if kind != b"IHDR" or length != 13:
-        raise ValueError("the PNG does not start with an IHDR chunk")
+        raise _Damaged("no IHDR chunk")
     width, height, bit_depth = struct.unpack(">IIB", stream.read(9))
     stream.seek(4 + 4, 1)
     return PictureHeader("png", width, height, bit_depth, animated=_png_frames(stream) > 1)
@@ -99,7 +93,7 @@ def _read_jpeg(stream: BinaryIO) -> PictureHeader:
         if marker in _JPEG_BARE_MARKERS:
             continue
         if marker in (0xD9, 0xDA):
-            raise ValueError("the JPEG holds no frame header")
+            raise _Damaged("no frame header")
         (length,) = struct.unpack(">H", stream.read(2))
         if marker in _JPEG_FRAME_MARKERS:
             bit_depth, height, width = struct.unpack(">BHH", stream.read(5))
@@ -114,7 +108,7 @@ def _next_jpeg_marker(stream: BinaryIO) -> int:
     while byte == b"\xff":
         byte = stream.read(1)
     if not byte:
-        raise ValueError("the header ends too early")
+        raise _Damaged("it ends too early")
     return byte[0]
 
 
@@ -127,12 +121,12 @@ def _read_webp(stream: BinaryIO) -> PictureHeader:
         return PictureHeader("webp", width, height, animated=bool(payload[0] & 0x02))
     if kind == b"VP8L":
         if payload[0] != 0x2F:
-            raise ValueError("the WebP has a damaged lossless header")
+            raise _Damaged("no lossless signature")
         bits = int.from_bytes(payload[1:5], "little")
         return PictureHeader("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if kind == b"VP8 ":
         if payload[3:6] != b"\x9d\x01\x2a":
-            raise ValueError("the WebP does not start with a key frame")
+            raise _Damaged("no key frame")
         width, height = struct.unpack("<HH", payload[6:10])
         return PictureHeader("webp", width & 0x3FFF, height & 0x3FFF)
-    raise ValueError("the WebP starts with an unknown chunk")
+    raise _Damaged("unknown first chunk")

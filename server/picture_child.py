@@ -1,0 +1,120 @@
+"""The process that decodes users' pictures: a warm parent that forks one child per picture.
+
+The parent imports Pillow once, gives up network and files, and never reads a user's byte. Each
+request carries two open file descriptors, the picture and a pipe for the result; the forked child
+limits itself, decodes, writes and exits. A child that crashes, runs out of memory or hangs (SIGALRM
+ends it even inside a C decoder) takes nothing with it. When the other end of the socket closes,
+the parent exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from server.media import sandbox
+from server.media.errors import MediaError, UnusableMedia
+from server.media.picture_modes import decode_picture
+from server.media.pictures import Picture, PictureLimits
+
+MAX_REQUEST_BYTES = 4096
+BASE_MEMORY_BYTES = 2**30
+"""Address space for the interpreter and the libraries."""
+MEMORY_BYTES_PER_PIXEL = 40
+"""Further address space for each pixel that the limits allow: Pillow, NumPy and the result."""
+
+
+def main() -> int:
+    """Serves requests from the socket on file descriptor 0 until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for our parent to handle
+    sandbox.enter(memory_bytes=None, cpu_seconds=None, may_write_files=False)
+    gc.freeze()  # children collect nothing of ours, so they copy no page of it
+    with socket.socket(fileno=os.dup(0)) as requests:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
+            if not message:
+                return 0
+            pid = os.fork()
+            if pid == 0:
+                requests.close()
+                _run_child(json.loads(message), *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            _reap()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _run_child(request: dict[str, Any], picture_fd: int, result_fd: int) -> None:
+    """Decodes one picture, writes the outcome and ends the process."""
+    limits = PictureLimits(**request["limits"])
+    _limit_process(limits)
+    try:
+        with open(picture_fd, "rb") as stream:  # a descriptor, not a path
+            picture = decode_picture(stream, limits, keep_gps=request["keep_gps"])
+        parts = _pack(picture)
+    except MediaError as error:
+        parts = [_pack_error(error)]
+    except Exception:  # the edge of the process: whatever a decoder raises is the picture's fault
+        parts = [_pack_error(UnusableMedia("The picture cannot be decoded; send an intact one."))]
+    with open(result_fd, "wb", buffering=0) as pipe:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[pipe.write(view) :]
+    os._exit(0)
+
+
+def _limit_process(limits: PictureLimits) -> None:
+    memory = BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * limits.max_pixels
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    signal.setitimer(signal.ITIMER_REAL, limits.decode_seconds)
+
+
+def _pack(picture: Picture) -> list[bytes | memoryview]:
+    """Length of the header, header (JSON), colour, alpha, ICC, EXIF."""
+    blobs = [picture.icc or b"", picture.exif or b""]
+    header = {
+        "height": picture.height,
+        "width": picture.width,
+        "grey": picture.is_grey,
+        "alpha": picture.alpha is not None,
+        "format": picture.format,
+        "icc": len(blobs[0]),
+        "exif": len(blobs[1]),
+        "notes": picture.notes,
+    }
+    planes = [picture.colour] if picture.alpha is None else [picture.colour, picture.alpha]
+    return [_framed(header), *(plane.data.cast("B") for plane in planes), *blobs]
+
+
+def _pack_error(error: MediaError) -> bytes:
+    kind = type(error).__name__
+    detail = {"status": error.status, "code": error.code, "message": error.message}
+    return _framed({"error": kind, **detail, "limit": error.limit, "actual": error.actual})
+
+
+def _framed(header: dict[str, Any]) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(4, "big") + text
+
+
+def pack_request(limits: PictureLimits, keep_gps: bool) -> bytes:
+    """The message that goes with the two file descriptors of a request."""
+    return json.dumps({"limits": asdict(limits), "keep_gps": keep_gps}).encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

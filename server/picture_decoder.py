@@ -1,0 +1,233 @@
+"""Decodes users' pictures in child processes, seen from the process that wants the pixels.
+
+Nothing here looks into the picture; what comes back from a child is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from engine.frames import Bytes
+from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
+from server.media.pictures import MEDIA_TYPES, Picture, PictureLimits
+from server.picture_child import pack_request
+
+RECYCLE_AFTER = 200
+"""Pictures after which the warm process is replaced, so that no leak in it can grow."""
+
+_MAX_HEADER_BYTES = 2**16
+_MAX_NOTES = 32
+_GRACE_SECONDS = 5.0
+_PIPE_BYTES = 2**20
+"""Capacity asked for, so that a large picture crosses in fewer turns."""
+_ERRORS: dict[str, type[MediaError]] = {
+    "UnsupportedMedia": UnsupportedMedia,
+    "UnusableMedia": UnusableMedia,
+}
+
+
+class PictureDecoder:
+    """Owns the warm process; safe to use from several threads at once, one child per picture."""
+
+    def __init__(self, recycle_after: int = RECYCLE_AFTER) -> None:
+        self._recycle_after = recycle_after
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+        self._served = 0
+
+    def decode(
+        self, source: Path | bytes, limits: PictureLimits | None = None, *, keep_gps: bool = True
+    ) -> Picture:
+        """The picture in a file or in memory; the caller owns its arrays.
+
+        Raises:
+            MediaError: see ``server.media.picture_modes.decode_picture``; also when the child
+                crashed, ran out of its memory or needed longer than ``limits.decode_seconds``.
+            OSError: ``source`` cannot be read.
+        """
+        limits = limits or PictureLimits()
+        deadline = time.monotonic() + limits.decode_seconds + _GRACE_SECONDS
+        result_fd, child_end = os.pipe()
+        try:
+            with contextlib.suppress(OSError):  # over the user's quota of pipe memory
+                fcntl.fcntl(result_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            with _opened(source) as picture_fd:
+                try:
+                    self._send(pack_request(limits, keep_gps), [picture_fd, child_end])
+                finally:
+                    os.close(child_end)
+            return _receive(_Pipe(result_fd, deadline), limits)
+        except (EOFError, ValueError, KeyError, TypeError) as error:  # it ended, or talks nonsense
+            raise _why_it_ended(deadline, limits) from error
+        finally:
+            os.close(result_fd)
+
+    def _send(self, message: bytes, descriptors: list[int]) -> None:
+        with self._lock:
+            if self._requests is None or self._served >= self._recycle_after:
+                self._restart()
+            assert self._requests is not None
+            try:
+                socket.send_fds(self._requests, [message], descriptors)
+            except OSError:  # the warm process was killed; a new one has seen no request yet
+                self._restart()
+                socket.send_fds(self._requests, [message], descriptors)
+            self._served += 1
+
+    def _restart(self) -> None:
+        self._stop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "server.picture_child"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self._requests, self._served = ours, 0
+
+    def _stop(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+        if self._process is not None:
+            self._process.wait()
+        self._requests = self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the warm process; None before the first picture."""
+        return None if self._process is None else self._process.pid
+
+    def close(self) -> None:
+        """Ends the warm process; pictures in flight are still delivered."""
+        with self._lock:
+            self._stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes) -> Iterator[int]:
+    """A descriptor from which a child can read and seek ``source``."""
+    if isinstance(source, Path):
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    else:
+        descriptor = os.memfd_create("picture")
+    try:
+        if not isinstance(source, Path):
+            view = memoryview(source)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Pipe:
+    """Exact reads from a child with a deadline; EOFError when it ended or the time is over."""
+
+    def __init__(self, descriptor: int, deadline: float) -> None:
+        self._descriptor = descriptor
+        self._deadline = deadline
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def read_into(self, view: memoryview) -> None:
+        while view:
+            remaining_ms = (self._deadline - time.monotonic()) * 1000
+            if remaining_ms <= 0 or not self._poll.poll(remaining_ms):
+                raise EOFError("deadline")
+            count = os.readv(self._descriptor, [view])
+            if count == 0:
+                raise EOFError("the child ended")
+            view = view[count:]
+
+    def read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def read_plane(self, *shape: int) -> Bytes:
+        plane = np.empty(shape, np.uint8)
+        self.read_into(plane.data.cast("B"))
+        return plane
+
+
+def _receive(pipe: _Pipe, limits: PictureLimits) -> Picture:
+    size = int.from_bytes(pipe.read(4), "big")
+    if size > _MAX_HEADER_BYTES:
+        raise EOFError("not a header")
+    header = json.loads(pipe.read(size))
+    if "error" in header:
+        raise _error(header)
+    height, width = int(header["height"]), int(header["width"])
+    sizes = int(header["icc"]), int(header["exif"])
+    if (
+        not 0 < height * width <= limits.max_pixels
+        or not all(0 <= blob <= limits.max_bytes for blob in sizes)
+        or header["format"] not in MEDIA_TYPES
+    ):
+        raise EOFError("the child lies")
+    colour = pipe.read_plane(height, width, *(() if header["grey"] else (3,)))
+    alpha = pipe.read_plane(height, width) if header["alpha"] else None
+    icc, exif = (pipe.read(blob) or None for blob in sizes)
+    notes = tuple(str(note) for note in header["notes"][:_MAX_NOTES])
+    return Picture(colour, alpha, header["format"], icc, exif, notes)
+
+
+def _error(header: dict[str, Any]) -> MediaError:
+    given = {name: header[name] for name in ("code", "limit", "actual")}
+    if header["error"] == "OverLimit":
+        return OverLimit(header["message"], status=header["status"], **given)
+    return _ERRORS.get(header["error"], UnusableMedia)(header["message"], **given)
+
+
+def _environment() -> dict[str, str]:
+    """Only what the interpreter needs: no keys, no proxies, no thread pools of libraries."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
+        "PYTHONSAFEPATH": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def _why_it_ended(deadline: float, limits: PictureLimits) -> UnusableMedia:
+    if time.monotonic() >= deadline - _GRACE_SECONDS:
+        return UnusableMedia(
+            f"The picture was not decoded within {limits.decode_seconds:g} s; "
+            "send a smaller or simpler one.",
+            code="no_progress",
+        )
+    return UnusableMedia(
+        "The decoding of this picture failed; it may be damaged or need too much memory.",
+        code="crashed",
+    )
