@@ -132,6 +132,25 @@ def fuse(network: TrainingNetwork) -> Network:
     return plain.eval()
 
 
+@torch.no_grad()
+def adopt(network: TrainingNetwork, plain: Network) -> None:
+    """Sets the branches of ``network`` so that its outputs are those of ``plain``.
+
+    Raises:
+        ValueError: the two have different configurations.
+    """
+    if network.config != plain.config:
+        raise ValueError(f"{plain.config} cannot start a network of {network.config}")
+    for block, source in zip(network.rep_convolutions(), plain.convolutions(), strict=True):
+        others = block.merged_weight() - block.weight3
+        if parametrize.is_parametrized(block, "weight3"):
+            block.weight3 = source.weight - others  # type: ignore[assignment]  # right_inverse
+        else:
+            block.weight3.copy_(source.weight - others)
+        assert source.bias is not None
+        block.bias.copy_(source.bias)
+
+
 def remove_weight_norm(network: TrainingNetwork) -> None:
     """Replaces every normalised weight by its current value; outputs stay the same."""
     for block in network.rep_convolutions():
