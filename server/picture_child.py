@@ -38,6 +38,8 @@ def main() -> int:
     sandbox.enter(memory_bytes=None, cpu_seconds=None, may_write_files=False)
     gc.freeze()  # children collect nothing of ours, so they copy no page of it
     with socket.socket(fileno=os.dup(0)) as requests:
+        # A child that lives longer than this process must not keep the socket open.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         while True:
             message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
             if not message:

@@ -62,21 +62,33 @@ class PictureDecoder:
             OSError: ``source`` cannot be read.
         """
         limits = limits or PictureLimits()
+        with _opened(source) as picture_fd:
+            try:
+                return self._attempt(picture_fd, limits, keep_gps)
+            except UnusableMedia:
+                if not self._warm_process_died():
+                    raise
+            return self._attempt(picture_fd, limits, keep_gps)  # the request was lost with it
+
+    def _attempt(self, picture_fd: int, limits: PictureLimits, keep_gps: bool) -> Picture:
         deadline = time.monotonic() + limits.decode_seconds + _GRACE_SECONDS
         result_fd, child_end = os.pipe()
         try:
-            with contextlib.suppress(OSError):  # over the user's quota of pipe memory
-                fcntl.fcntl(result_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            with _opened(source) as picture_fd:
-                try:
-                    self._send(pack_request(limits, keep_gps), [picture_fd, child_end])
-                finally:
-                    os.close(child_end)
+            try:
+                with contextlib.suppress(OSError):  # over the user's quota of pipe memory
+                    fcntl.fcntl(result_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                self._send(pack_request(limits, keep_gps), [picture_fd, child_end])
+            finally:
+                os.close(child_end)
             return _receive(_Pipe(result_fd, deadline), limits)
         except (EOFError, ValueError, KeyError, TypeError) as error:  # it ended, or talks nonsense
             raise _why_it_ended(deadline, limits) from error
         finally:
             os.close(result_fd)
+
+    def _warm_process_died(self) -> bool:
+        with self._lock:
+            return self._process is not None and self._process.poll() is not None
 
     def _send(self, message: bytes, descriptors: list[int]) -> None:
         with self._lock:

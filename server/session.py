@@ -8,7 +8,6 @@ neither HTTP nor PyAV. As many frames come out as the decoder emitted, or the jo
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from engine.backends.base import BackendInfo, LaneSpec
 from engine.contract import SCALE
 from engine.frames import Frame, Nv12
+from server.beside import written_beside
 from server.manifest import Manifest, pts_sha256
 from server.media.codecs import CONTAINERS, DEFAULT_CODEC, ContainerName, find_codec
 from server.media.decode import DecodeOptions, Decoder, DecodeSummary
@@ -140,7 +140,7 @@ def upscale_video(
     find_codec(options.codec)
     run = _Run(source, upscaler, options, container, on_progress, check, missing)
     if isinstance(sink, Path):
-        with _beside(sink) as partial:
+        with written_beside(sink) as partial:
             return run.to(partial)
     with _pipe_into(sink, check) as (writing_end, guard):
         run.check = guard
@@ -349,24 +349,6 @@ def _expected_frames(info: VideoInfo, options: VideoOptions) -> int | None:
         return info.frames_promised
     end = min(options.end_seconds or float(whole), float(whole))
     return max(round((end - (options.start_seconds or 0.0)) * float(info.average_rate)), 1)
-
-
-@contextmanager
-def _beside(final: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``final`` if all goes well and vanishes otherwise."""
-    partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(final)
-    finally:
-        partial.unlink(missing_ok=True)
-    directory = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class _WritingEnd:
