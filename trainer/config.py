@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,9 @@ from engine.network import NetworkConfig
 from trainer.blocks import BlockConfig
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Degradation = Literal["none", "video"]
+Recipe = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,39 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Probability of each augmentation per crop; 1 is always, 0 is never."""
+
+    dihedral: float = 1.0
+    """Flips and 90-degree rotations (never interpolated ones)."""
+    rgb: float = 1.0
+    """Random order of the colour channels."""
+    cutblur: float = 0.0
+    """A box of the LR crop is replaced by the point-sampled HR."""
+    cutout: float = 0.0
+    """A box is black in LR and HR."""
+    cutmix: float = 0.0
+    """A box is taken from another crop of the batch."""
+    mixup: float = 0.0
+    """The crop is blended with another one of the batch."""
+    cutmixup: float = 0.0
+    """A box of the crop is blended with another one of the batch."""
+    blend: float = 0.0
+    """The crop is blended with one colour."""
+
+    def __post_init__(self) -> None:
+        for name, probability in asdict(self).items():
+            if not 0.0 <= probability <= 1.0:
+                raise ValueError(f"--augment.{name} must be from 0 to 1, got {probability:g}")
+
+
+@dataclass(frozen=True, slots=True)
 class FitConfig:
     """One training run."""
 
     data: Path
     """Folder of high-resolution pictures, or a folder with ``lr`` and ``hr`` folders in it."""
-    out: Path
+    out: Path = Path("runs/custom")
     """Folder of the run: checkpoint, weights, log, report."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Shape of the network that ships."""
@@ -49,6 +80,10 @@ class FitConfig:
     """Over-parameterisation while training."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser and schedule."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the crops."""
+    degradation: Degradation = "none"
+    """``video``: LR pictures are compressed (H.264, JPEG, WebP), blurred and noised on the fly."""
     iterations: int = 10_000
     """Optimiser steps in all."""
     batch: int = 16
@@ -72,7 +107,13 @@ class FitConfig:
     precision: Precision = "auto"
     """``auto`` takes bf16 autocast where the processor or GPU has it."""
     compile: bool = False
-    """Compile the training step (worth it on a GPU)."""
+    """Compile the network with torch.compile (worth it on a GPU)."""
+    start_from: Path | None = None
+    """Checkpoint of another run of the same shape whose weights this run starts from."""
+    teacher: Path | None = None
+    """Checkpoint of a x4 network that spandrel loads, to distil from."""
+    teacher_weight: float = 0.1
+    """Weight of the L1 distance to the teacher's output."""
 
     def __post_init__(self) -> None:
         if len(self.losses) != len(self.stages):
@@ -86,12 +127,15 @@ class FitConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
 
-    def recipe(self) -> dict[str, object]:
+    def recipe(self) -> Recipe:
         """What decides the result, as JSON values: goes into the header of the weights."""
         values = asdict(self)
         for name in ("data", "out", "device", "compile", "checkpoint_every"):
             values.pop(name)
-        return values
+        for name in ("start_from", "teacher"):
+            values[name] = None if values[name] is None else Path(values[name]).name
+        plain: Recipe = json.loads(json.dumps(values))
+        return plain
 
     def stage_at(self, step: int) -> int:
         """Index of the stage that iteration ``step`` (from 0) belongs to."""
@@ -101,3 +145,24 @@ class FitConfig:
             if step < round(passed * self.iterations):
                 return index
         return len(self.stages) - 1
+
+
+def flatten(recipe: Mapping[str, object], prefix: str = "") -> Recipe:
+    """Nested recipe -> ``{"network.width": 16, ...}``."""
+    flat: Recipe = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
+    """The settings in which two recipes differ, as flag names.
+
+    A setting that one of them does not have (an older trainer wrote it) has its default there.
+    """
+    defaults = flatten(FitConfig(Path()).recipe())
+    a, b = defaults | flatten(here), defaults | flatten(there)
+    return sorted(key for key in a.keys() & b.keys() if a[key] != b[key])

@@ -133,8 +133,8 @@ def load_folder(
 
     Args:
         patch: side of an LR crop; smaller pictures are an error.
-        validation_pictures: source pictures to hold out, chosen by hash of their name so that
-            adding pictures does not reshuffle the split.
+        validation_pictures: source pictures to hold out (at most a quarter of them, at least
+            one), chosen by hash of their name so that adding pictures does not reshuffle the split.
         progress: wraps the iteration over files, e.g. with a progress bar.
     """
     paired = (folder / "hr").is_dir() and (folder / "lr").is_dir()
@@ -143,12 +143,12 @@ def load_folder(
     lr_by_hr = dict(zip(hr_files, lr_files, strict=True))
     groups = _groups(folder, hr_files)
     order = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
-    if validation_pictures >= len(order):
+    if len(order) < 2:
         raise DataError(
-            f"{folder} has {len(order)} pictures and {validation_pictures} were to be held out; "
-            "use a smaller --validation-pictures"
+            f"{folder} holds one source picture, and one is needed to train on and another to "
+            "choose by; add pictures"
         )
-    held_out = set(order[:validation_pictures])
+    held_out = set(order[: max(1, min(validation_pictures, len(order) // 4))])
     train: list[Pair] = []
     validation: list[Pair] = []
     group_of = dict(zip(hr_files, groups, strict=True))
@@ -160,9 +160,16 @@ def load_folder(
 
 
 def sample_batch(
-    pairs: list[Pair], batch: int, patch: int, generator: torch.Generator
+    pairs: list[Pair],
+    batch: int,
+    patch: int,
+    generator: torch.Generator,
+    lr_of: Callable[[int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Random aligned crops: LR (B, 3, P, P) and HR (B, 3, 4P, 4P), uint8, on the pairs' device."""
+    """Random aligned crops: LR (B, 3, P, P) and HR (B, 3, 4P, 4P), uint8, on the pairs' device.
+
+    ``lr_of`` gives the LR picture of a pair by its index, for degraded copies.
+    """
     lrs, hrs = [], []
     which = torch.randint(len(pairs), (batch,), generator=generator).tolist()
     corners = torch.rand(batch, 2, generator=generator).tolist()
@@ -170,7 +177,8 @@ def sample_batch(
         pair = pairs[index]
         height, width = pair.lr.shape[1:]
         y, x = int(fy * (height - patch + 1)), int(fx * (width - patch + 1))
-        lrs.append(pair.lr[:, y : y + patch, x : x + patch])
+        lr = pair.lr if lr_of is None else lr_of(index)
+        lrs.append(lr[:, y : y + patch, x : x + patch])
         y, x, side = y * SCALE, x * SCALE, patch * SCALE
         hrs.append(pair.hr[:, y : y + side, x : x + side])
     return torch.stack(lrs), torch.stack(hrs)

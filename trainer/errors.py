@@ -17,3 +17,7 @@ class CheckpointError(TrainerError):
 
 class DivergedError(TrainerError):
     """The loss or a weight became NaN or infinite."""
+
+
+class Interrupted(TrainerError):
+    """A run was asked to stop; its state is on disk."""

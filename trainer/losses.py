@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.errors import TrainerError
+from trainer.metrics import ssim
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 GV_PATCH = 16
@@ -29,6 +30,21 @@ def sobel_maps(rgb: Tensor) -> Tensor:
     return F.conv2d(grey, kernel[:, None])
 
 
+def sobel_edges(output: Tensor, target: Tensor) -> Tensor:
+    """L1 between the Sobel maps of the grey pictures."""
+    return F.l1_loss(sobel_maps(output), sobel_maps(target))
+
+
+def smooth_l1(output: Tensor, target: Tensor) -> Tensor:
+    """Huber's loss with its corner at 0.01, about 2.5 grey levels (at 1 it would be plain MSE)."""
+    return F.smooth_l1_loss(output, target, beta=0.01)
+
+
+def structural_dissimilarity(output: Tensor, target: Tensor) -> Tensor:
+    """1 - mean SSIM of the RGB channels (Wang et al. 2004)."""
+    return 1.0 - ssim(output, target).mean()
+
+
 def gradient_variance(output: Tensor, target: Tensor) -> Tensor:
     """MSE of the per-patch variances of the Sobel maps (Abrahamyan et al. 2022), patch 16."""
 
@@ -47,6 +63,9 @@ TERMS: dict[str, Loss] = {
     "mse": F.mse_loss,
     "charbonnier": charbonnier,
     "gv": gradient_variance,
+    "ssim": structural_dissimilarity,
+    "smooth-l1": smooth_l1,
+    "sobel": sobel_edges,
 }
 
 

@@ -1,4 +1,4 @@
-"""PSNR as the field measures it: uint8-rounded, BT.601 luma of RGB, 4 pixels shaved off."""
+"""PSNR and SSIM as the field measures them: uint8-rounded, BT.601 luma, 4 pixels shaved off."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from engine.contract import SCALE
 
@@ -34,3 +35,44 @@ def psnr(a: Tensor, b: Tensor, shave: int = SHAVE) -> float:
 def psnr_y(a: Tensor, b: Tensor) -> float:
     """PSNR of the luma of two (N, 3, H, W) uint8 pictures, in dB."""
     return psnr(luma(a.double()), luma(b.double()))
+
+
+def gaussian_window(side: int = 11, sigma: float = 1.5) -> Tensor:
+    """(side,) float64 weights that sum to one: MATLAB's ``fspecial('gaussian')`` on one axis."""
+    x = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    weights = torch.exp(-(x**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def ssim(a: Tensor, b: Tensor, peak: float = 1.0) -> Tensor:
+    """Map of the structural similarity (Wang et al. 2004), differentiable.
+
+    Args:
+        a, b: (N, C, H, W) float in 0..``peak``, at least 11 pixels on a side.
+        peak: largest value.
+
+    Returns:
+        (N, C, H-10, W-10): only where the 11x11 window (sigma 1.5) fits, as the MATLAB code does.
+    """
+    channels = a.shape[1]
+    window = gaussian_window().to(a)
+    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
+
+    mean_a, mean_b = blur(a), blur(b)
+    variance_a = blur(a * a) - mean_a**2
+    variance_b = blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return similar / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
+
+
+def mean_ssim(a: Tensor, b: Tensor, shave: int = SHAVE) -> float:
+    """Mean SSIM of two (N, C, H, W) tensors in 0..255."""
+    if shave:
+        a, b = a[..., shave:-shave, shave:-shave], b[..., shave:-shave, shave:-shave]
+    return float(ssim(a.double(), b.double(), 255.0).mean())
