@@ -31,6 +31,8 @@ class DecodeOptions:
     """First moment not wanted any more."""
     strict: bool = False
     """Damage is an error rather than a count."""
+    after_pts: int | None = None
+    """Hand over only frames after this pts: the rest of a job that was interrupted."""
     formats: tuple[str, ...] = ("rgb24",)
     """Frame formats that the caller takes; ``nv12`` is used for 4:2:0 video if it is among them."""
 

@@ -159,9 +159,9 @@ def _run(inbox: Inbox, answers: int, memory_fd: int) -> None:
             None if command[name] is None else origin + Fraction(str(command[name]))
             for name in ("start_seconds", "end_seconds")
         )
-        if start is not None and container.format.name.split(",")[0] in _SEEKABLE:
-            container.seek(int(start * av.time_base))
-        frames = _timed(job, start, end)
+        wanted = _Wanted(start, end, command["after_pts"])
+        _seek(job, wanted)
+        frames = _timed(job, wanted)
         first = next(frames, None)
         if first is None:
             raise _nothing(job)
@@ -187,16 +187,36 @@ class _Timed:
     pts: int
 
 
-def _timed(job: Job, start: Fraction | None, end: Fraction | None) -> Iterator[_Timed]:
+@dataclass(frozen=True)
+class _Wanted:
+    """The part of the video that is handed over."""
+
+    start: Fraction | None
+    end: Fraction | None
+    after_pts: int | None
+
+
+def _seek(job: Job, wanted: _Wanted) -> None:
+    """Goes to the last key frame before what is wanted, where that is reliable."""
+    if job.container.format.name.split(",")[0] not in _SEEKABLE:
+        return
+    if wanted.after_pts is not None:
+        job.container.seek(wanted.after_pts, stream=job.stream)
+    elif wanted.start is not None:
+        job.container.seek(int(wanted.start * av.time_base))
+
+
+def _timed(job: Job, wanted: _Wanted) -> Iterator[_Timed]:
     base = _time_base(job.stream)
     rate = job.stream.average_rate or job.stream.guessed_rate
     clock = Clock(round(1 / rate / base) if rate else 1)
     for frame in job.frames():
         pts = clock.pts(frame, job.counters)
-        if start is not None and pts * base < start:
+        too_early = wanted.start is not None and pts * base < wanted.start
+        if too_early or (wanted.after_pts is not None and pts <= wanted.after_pts):
             job.counters.skipped += 1
             continue
-        if end is not None and pts * base >= end:
+        if wanted.end is not None and pts * base >= wanted.end:
             job.counters.stopped_early = True
             return
         yield _Timed(frame, pts)

@@ -110,6 +110,9 @@ def _open_output(command: dict[str, Any]) -> OutputContainer:
     streaming = command["output_fd"] is not None
     if muxer != "matroska":
         options["movflags"] = _STREAMING if streaming else "faststart"
+        # Edit lists count in the movie's clock; FFmpeg's own of 1 ms would round a late start.
+        clock = Fraction(command["encoder"]["time_base"]).denominator
+        options["movie_timescale"] = str(clock if clock >= 1000 else clock * 1000)
     if streaming:
         options["flush_packets"] = "1"
         pipe = PipeFile(int(command["output_fd"]))

@@ -172,7 +172,7 @@ def _resized(slot: memoryview, picture: PictureSpec) -> VideoFrame:
         (area_resize(luma, height, width), chroma.reshape(chroma.shape[0], -1)),
         strict=True,
     ):
-        source = memoryview(np.ascontiguousarray(data).reshape(-1))
+        source = np.ascontiguousarray(data).reshape(-1).data
         strides = (data.shape[1], plane.line_size)
         copy_rows(source, memoryview(plane), data.shape[0], strides, data.shape[1])
     return frame

@@ -13,6 +13,8 @@ from fractions import Fraction
 from typing import Any
 
 import av
+from av.audio.stream import AudioStream
+from av.codec.context import CodecContext
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
@@ -146,10 +148,9 @@ class SideStreams:
 
 def codec_name(stream: Stream) -> str:
     """The codec of a stream, as people call it."""
-    context = stream.codec_context
-    if context is not None:
-        return str(context.name)
-    return stream.name or "unknown"
+    # PyAV's stubs do not know that streams of an unknown codec have no context.
+    context: CodecContext | None = getattr(stream, "codec_context", None)
+    return stream.name or "unknown" if context is None else context.name
 
 
 def _add(output: OutputContainer, stream: Stream) -> Stream:
@@ -159,21 +160,41 @@ def _add(output: OutputContainer, stream: Stream) -> Stream:
     target = output.add_stream_from_template(stream, opaque=True)
     target.metadata.update(_content_tags(stream.metadata))
     target.disposition = Disposition(stream.disposition)
+    if isinstance(target, AudioStream) and target.layout.name in _GUESSED_LAYOUTS:
+        # AVI does not say which speaker is which, and MP4 cannot do without.
+        target.codec_context.layout = _GUESSED_LAYOUTS[target.layout.name]
     return target
 
 
 _DEFAULT_TYPE = "application/octet-stream"
+_GUESSED_LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 
 
 def _fits(stream: Stream, muxer: str) -> bool:
     """Whether the muxer writes a header with this stream: asked by really doing it."""
     try:
         with av.open(io.BytesIO(), "w", format=muxer) as trial:
-            _add(trial, stream)
+            target = _add(trial, stream)
             trial.start_encoding()
+            if codec_name(stream).startswith("pcm_"):
+                # MP4 finds out about PCM only when it writes its index.
+                trial.mux(_silence(target))
     except (av.FFmpegError, ValueError, OSError):
         return False
     return True
+
+
+def _silence(stream: Stream) -> Packet[Stream]:
+    packet: Packet[Stream] = Packet(bytes(_SILENCE_BYTES))
+    packet.stream = stream
+    packet.time_base = stream.time_base or Fraction(1, 1000)
+    packet.pts = packet.dts = 0
+    packet.duration = 1
+    return packet
+
+
+_SILENCE_BYTES = 8 * 4 * 3
+"""Whole samples of one, two, three, four and eight channels of one to four bytes."""
 
 
 def _content_tags(metadata: dict[str, str]) -> dict[str, str]:
