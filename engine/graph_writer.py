@@ -75,7 +75,8 @@ class GraphWriter:
 
     def convolve(self, x: str, name: str, convolution: Convolution) -> str:
         """A 3x3 convolution, zero padded."""
-        weight = self.number(f"{name}.weight", convolution.weight)
+        rounded = round_taps(convolution.weight) if self.precision == "fp16" else convolution.weight
+        weight = self.number(f"{name}.weight", rounded)
         bias = self.number(f"{name}.bias", convolution.bias)
         return self.node(
             "Conv", x, weight, bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]
@@ -108,3 +109,24 @@ class GraphWriter:
     def to_levels(self, x: str) -> str:
         """Grey levels as floats -> whole numbers in 0..255."""
         return self.node("Round", self.clip(x))
+
+
+def round_taps(weight: Floats) -> Floats:
+    """(O, I, 3, 3) rounded to FP16 so that the nine taps of a kernel keep their sum.
+
+    The rounding error of each tap is carried into the next, from the largest to the smallest.
+    Activations hardly change within 3x3 pixels of a picture, so that the errors cancel: measured,
+    five to ten times less error from weights on natural pictures (docs/experiments.md, FP16).
+    """
+    taps = weight.astype(np.float64).reshape(*weight.shape[:2], -1)
+    order = np.argsort(-np.abs(taps), axis=2, kind="stable")
+    ordered = np.take_along_axis(taps, order, 2)
+    rounded = np.empty_like(ordered)
+    carry = np.zeros(ordered.shape[:2])
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what overflows
+        for tap in range(ordered.shape[2]):
+            wanted = ordered[:, :, tap] + carry
+            rounded[:, :, tap] = wanted.astype(np.float16)
+            carry = wanted - rounded[:, :, tap]
+    np.put_along_axis(taps, order, rounded, 2)
+    return taps.reshape(weight.shape)

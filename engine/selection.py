@@ -1,28 +1,42 @@
 """Which backend and which model run: by name, or ``auto``, which says what it chose and why.
 
-An explicit choice never falls back. Backends are imported only when they are needed, so that a
-machine without CUDA or TensorRT imports everything here.
+An explicit choice never falls back. GPU modules are imported only when a GPU backend is tried, so
+that a machine without CUDA or TensorRT imports everything here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, assert_never, cast, get_args
 
 from engine.backends.base import Backend
 from engine.backends.nearest import NearestBackend
 from engine.backends.onnxruntime import OnnxRuntimeBackend
 from engine.errors import BackendUnavailable
-from engine.models import load_model
+from engine.models import Model, load_model
 
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
 
 CPU_MODEL = "fast"
-"""What ``--model auto`` means on a CPU: the only width that is fast enough there."""
+"""What ``auto`` means on a CPU: the only width that is fast enough there."""
 
-OnProgress = Callable[[str, float], None]
-"""Told (what is being done, fraction in [0, 1]) while a plan is built."""
+GPU_MODEL = "balanced"
+"""What ``auto`` means on a GPU that has no proof of being fast enough for a wider one."""
+
+OnProgress = Callable[[float, str], bool]
+"""Told (fraction in [0, 1], phase) while a plan is built; returning False cancels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    model: str
+    threads: int | None
+    cache_dir: Path | None
+    on_progress: OnProgress
+    notify: Callable[[str], None]
+    allow_untrained: bool
 
 
 def open_backend(
@@ -31,7 +45,8 @@ def open_backend(
     *,
     threads: int | None = None,
     cache_dir: Path | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = lambda fraction, phase: True,
+    notify: Callable[[str], None] = lambda message: None,
     allow_untrained: bool = False,
 ) -> Backend:
     """Opens a runtime with a model; ``.info.detail["reason"]`` says why this one.
@@ -39,25 +54,85 @@ def open_backend(
     Args:
         backend: a :data:`BackendName`.
         model: a name of ``engine.models.NAMES``, the path of a weights file, or ``auto``.
-        threads: cores that a CPU backend uses for one frame; None is all of them.
+        threads: cores that the CPU uses for one frame; None is all of them.
         cache_dir: where plans are kept; None is the user's cache directory.
         on_progress: told how far a plan is built.
+        notify: told what a person should know, such as a cache that cannot be written to.
         allow_untrained: also run a width that nobody has trained.
 
     Raises:
         BackendUnavailable: unknown, or it cannot run here.
         ModelError: no such model, or it is untrained.
-        PlanError: the plan could not be built or trusted.
+        PlanError: the plan cache cannot be used.
     """
-    if backend not in get_args(BackendName):
-        names = ", ".join(get_args(BackendName))
-        raise BackendUnavailable(f"unknown backend {backend!r}: use one of {names}")
-    if backend == "nearest":
-        return NearestBackend()
+    request = _Request(model, threads, cache_dir, on_progress, notify, allow_untrained)
+    name = check_backend_name(backend)
+    match name:
+        case "auto":
+            return _open_best(request)
+        case "nearest":
+            return NearestBackend()
+        case "onnxruntime":
+            return _open_cpu(request, "asked for by name")
+        case "tensorrt" | "tensorrt_rtx":
+            return _open_gpu(name, request, "asked for by name")
+        case _:
+            assert_never(name)
+
+
+def check_backend_name(name: str) -> BackendName:
+    """Raises BackendUnavailable for a name that is not a :data:`BackendName`."""
+    if name not in get_args(BackendName):
+        raise BackendUnavailable(
+            f"unknown backend {name!r}: use one of {', '.join(get_args(BackendName))}"
+        )
+    return cast(BackendName, name)
+
+
+def resolve_model(backend: str, model: str = "auto", *, allow_untrained: bool = False) -> Model:
+    """The model that ``model`` means on a backend; ``auto`` never picks an untrained one.
+
+    Raises:
+        ModelError: no such model, or it is untrained.
+    """
+    if model != "auto":
+        return load_model(model, allow_untrained=allow_untrained)
     if backend in ("tensorrt", "tensorrt_rtx"):
-        raise BackendUnavailable(f"{backend} is not installed here: use --backend onnxruntime")
-    reason = "asked for by name" if backend == "onnxruntime" else "auto: no TensorRT runs here"
-    name = CPU_MODEL if model == "auto" else model
-    return OnnxRuntimeBackend(
-        load_model(name, allow_untrained=allow_untrained), threads, reason=reason
+        wider = load_model(GPU_MODEL, allow_untrained=True)
+        if wider.trained:
+            return wider
+    return load_model(CPU_MODEL, allow_untrained=allow_untrained)
+
+
+def _open_best(request: _Request) -> Backend:
+    """The first TensorRT that runs here, else the CPU; a broken plan is an error, not a CPU."""
+    refusals = []
+    for name in ("tensorrt", "tensorrt_rtx"):
+        try:
+            return _open_gpu(name, request, f"auto: {name} runs here")
+        except BackendUnavailable as refusal:
+            refusals.append(str(refusal))
+    return _open_cpu(request, f"auto: {'; '.join(refusals)}")
+
+
+def _open_cpu(request: _Request, reason: str) -> Backend:
+    model = resolve_model("onnxruntime", request.model, allow_untrained=request.allow_untrained)
+    return OnnxRuntimeBackend(model, request.threads, reason=_with_model(reason, request, model))
+
+
+def _open_gpu(name: Literal["tensorrt", "tensorrt_rtx"], request: _Request, reason: str) -> Backend:
+    from engine.gpu import GpuOptions, open_gpu_backend
+
+    model = resolve_model(name, request.model, allow_untrained=request.allow_untrained)
+    options = GpuOptions(
+        cache_dir=request.cache_dir,
+        on_progress=request.on_progress,
+        notify=request.notify,
+        reason=_with_model(reason, request, model),
+        threads=request.threads,
     )
+    return open_gpu_backend(name, model, options)
+
+
+def _with_model(reason: str, request: _Request, model: Model) -> str:
+    return f"{reason}; model auto: {model.name}" if request.model == "auto" else reason

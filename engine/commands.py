@@ -1,0 +1,212 @@
+"""What ``sr-engine export``, ``info`` and ``verify`` do; their fields are the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+
+from engine.backends.base import Backend, LaneSpec
+from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.contract import FrameFormat, GraphFormat, Precision
+from engine.errors import ContractError
+from engine.graph_check import GraphInfo, check_graph
+from engine.models import NAMES, Model, load_model
+from engine.selection import open_backend, resolve_model
+from engine.verify import FrameScore, GateReport, run_gate
+
+MatrixName = Literal["bt601", "bt709", "bt2020"]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Write the ONNX files of a model, each compared with PyTorch first."""
+
+    model: tyro.conf.Positional[str]
+    """A model name or the path of a weights file; untrained ones are exported with a warning."""
+    out: Path
+    """Folder for the files."""
+    format: tuple[GraphFormat, ...] = ("rgb24", "tensor")
+    """Which graphs."""
+    precision: tuple[Precision, ...] = ("fp32",)
+    """fp32 for CPUs, fp16 for GPUs."""
+    matrix: MatrixName = "bt709"
+    """Colour matrix of nv12 samples."""
+    full_range: bool = False
+    """Whether nv12 samples span 0..255 rather than 16..235."""
+
+    def run(self) -> int:
+        """Writes the files and prints what was written."""
+        from engine.export import Variant, export_model  # torch: only here
+
+        model = load_model(self.model, allow_untrained=True)
+        warn_untrained(model)
+        variants = [
+            Variant(graph_format, precision, self.matrix, self.full_range)
+            for graph_format in self.format
+            for precision in self.precision
+        ]
+        table = Table(Column("file", overflow="fold"), "sha256", "max", "mean")
+        for item in export_model(model, self.out, variants):
+            table.add_row(
+                str(item.path),
+                item.graph.sha256[:16],
+                f"{item.max_difference:.3g}",
+                f"{item.mean_difference:.2g}",
+            )
+        table.caption = "differences from PyTorch FP32 in grey levels"
+        Console().print(table)
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Show what a model or an ONNX file is and where it came from."""
+
+    model: tyro.conf.Positional[str]
+    """A model name, or the path of a .safetensors or .onnx file."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the facts."""
+        if self.model.endswith(".onnx"):
+            facts = graph_facts(read_onnx(Path(self.model)))
+        else:
+            facts = model_facts(load_model(self.model, allow_untrained=True))
+        if self.json:
+            print(json.dumps(facts))
+        else:
+            table = Table(Column(self.model, no_wrap=True), Column(overflow="fold"))
+            for name, value in facts.items():
+                table.add_row(name, str(value))
+            Console().print(table)
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Compare a backend with FP32 ONNX Runtime on natural and hostile frames."""
+
+    backend: Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"] = "onnxruntime"
+    """Which backend is judged."""
+    model: str = "auto"
+    """A model name or the path of a weights file."""
+    size: str = "128x128"
+    """WIDTHxHEIGHT of the frames in pixels."""
+    format: FrameFormat = "rgb24"
+    """Frame format."""
+    matrix: MatrixName = "bt709"
+    """Colour matrix of nv12 samples."""
+    full_range: bool = False
+    """Whether nv12 samples span 0..255."""
+    precision: Annotated[Precision, tyro.conf.arg(help="Of the graph on onnxruntime.")] = "fp16"
+    threads: int | None = None
+    """Cores used; all of them when not given."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the scores; 0 when every frame passed, 1 otherwise."""
+        width, height = parse_size(self.size)
+        spec = LaneSpec(height, width, self.format, self.matrix, self.full_range)
+        model = resolve_model(self.backend, self.model, allow_untrained=True)
+        if self.backend == "onnxruntime":
+            backend: Backend = OnnxRuntimeBackend(model, self.threads, self.precision)
+        else:
+            backend = open_backend(
+                self.backend, self.model, threads=self.threads, allow_untrained=True
+            )
+        with backend:
+            report = run_gate(backend, model, spec, threads=self.threads)
+        if self.json:
+            print(json.dumps(report.to_dict()))
+        else:
+            Console().print(gate_table(report))
+        return 0 if report.passed else 1
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``1024x768`` -> (1024, 768). Raises ContractError for anything else."""
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ContractError(f"size must look like 1024x768, got {text!r}")
+    return int(width), int(height)
+
+
+def warn_untrained(model: Model) -> None:
+    """Says on stderr that a model is a stand-in."""
+    if not model.trained:
+        Console(stderr=True).print(
+            f"[yellow]warning[/]: {model.name} is untrained (made from seed 0); "
+            "use it for tests and timings only"
+        )
+
+
+def read_onnx(path: Path) -> GraphInfo:
+    """Reads and checks an ONNX file. Raises ContractError when it cannot be read or is wrong."""
+    try:
+        return check_graph(path.read_bytes())
+    except OSError as error:
+        raise ContractError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def model_facts(model: Model) -> dict[str, object]:
+    """Configuration, cost, hashes and provenance, in reading order."""
+    config = model.config
+    return {
+        "name": model.name,
+        "trained": model.trained,
+        "shipped": model.name in NAMES,
+        **config.to_dict(),
+        "layers": config.layers,
+        "halo": config.halo,
+        "parameters": model.parameters,
+        "macs_per_pixel": config.macs_per_pixel,
+        "gmacs_1024x1024": round(config.macs_per_pixel * 1024 * 1024 / 1e9, 2),
+        "weights_sha256": model.sha256,
+        **{
+            key: value
+            for key, value in sorted(model.metadata.items())
+            if key not in ("config", "name", "trained")
+        },
+    }
+
+
+def graph_facts(graph: GraphInfo) -> dict[str, object]:
+    """Format, hash and the metadata of an ONNX file."""
+    return {"format": graph.format, "onnx_sha256": graph.sha256, **graph.metadata}
+
+
+def gate_table(report: GateReport) -> Table:
+    """One row per frame, the verdict below."""
+    verdict = "[green]PASS[/]" if report.passed else "[red]FAIL[/]"
+    info, spec = report.backend, report.spec
+    table = Table(
+        "frame",
+        "PSNR dB",
+        "max",
+        "mean",
+        "",
+        title=f"{info.name} {info.version} on {info.device}, {info.precision}, "
+        f"{spec.format} {spec.width}x{spec.height}",
+        caption=f"{verdict} against FP32 ONNX Runtime, grey levels",
+    )
+    for score in report.scores:
+        table.add_row(*_score_row(score))
+    return table
+
+
+def _score_row(score: FrameScore) -> tuple[str, ...]:
+    return (
+        score.name,
+        f"{score.psnr_db:.1f}",
+        str(score.max_difference),
+        f"{score.mean_difference:.3f}",
+        "" if score.passed else "[red]FAIL[/]",
+    )
