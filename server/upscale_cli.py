@@ -1,0 +1,215 @@
+"""``sr-upscale IN OUT``: a picture, a video or a folder of pictures, four times larger.
+
+What IN is comes from its first bytes, never from its name. Everything a person should know goes to
+stderr; the exit code is 0, 2 for anything that was wrong, 130 after ^C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from engine.errors import EngineError
+from engine.selection import open_backend
+from engine.upscaler import Upscaler
+from server.beside import write_whole
+from server.media.codecs import DEFAULT_CODEC, find_codec
+from server.media.errors import EncodeError, MediaError
+from server.media.sniff import sniff_file
+from server.picture_files import FolderReport, PictureFiles, pictures_in, upscale_folder
+from server.picture_session import PictureOptions
+from server.progress import folder_bar, video_bar
+from server.session import upscale_video
+from server.upscale_arguments import (
+    DESCRIPTION,
+    Arguments,
+    UsageError,
+    check_target,
+    parse_size,
+    refuse,
+)
+from server.video_options import VideoOptions
+
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    chosen = tyro.cli(
+        Arguments,
+        prog="sr-upscale",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        with _sigterm_unwinds():
+            return run(chosen, console)
+    except KeyboardInterrupt:
+        _say(console, "interrupted; nothing was left half-written")
+        return INTERRUPTED
+    except (UsageError, MediaError, EncodeError, EngineError) as error:
+        _say(console, f"error: {error}")
+    except OSError as error:
+        place = "" if error.filename is None else f"{Path(str(error.filename)).name}: "
+        _say(console, f"error: {place}{error.strerror or error}.")
+    return BAD_INPUT
+
+
+def run(chosen: Arguments, console: Console) -> int:
+    """Does what was asked for; 2 when a picture of a folder failed.
+
+    Raises:
+        UsageError, MediaError, EncodeError, EngineError, OSError: one sentence each.
+    """
+    size = parse_size(chosen.size)
+    if chosen.manifest is not None and not chosen.manifest.absolute().parent.is_dir():
+        raise UsageError(f"The folder of {chosen.manifest} does not exist; make it first.")
+    if chosen.source.is_dir():
+        return _run_folder(chosen, size, console)
+    if sniff_file(chosen.source).kind == "picture":
+        _run_picture(chosen, size, console)
+    else:
+        _run_video(chosen, size, console)
+    return 0
+
+
+def _run_picture(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> None:
+    refuse(chosen, "a picture", start=chosen.start, end=chosen.end, codec=chosen.codec)
+    check_target(chosen, "picture")
+    with _opened(chosen, console) as upscaler, _picture_files(chosen, size, upscaler) as files:
+        manifest = files.upscale(chosen.source, chosen.target)
+    for note in manifest["notes"]:
+        _say(console, f"note: {note}")
+    result = manifest["output"]
+    _say(console, f"{chosen.target}: {result['width']}x{result['height']}, {manifest['seconds']} s")
+    _write_manifest(chosen, manifest)
+
+
+def _run_folder(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> int:
+    refuse(chosen, "pictures", start=chosen.start, end=chosen.end, codec=chosen.codec)
+    if chosen.target.exists() and not chosen.target.is_dir():
+        raise UsageError(f"{chosen.target} is a file; a folder of pictures needs a folder as OUT.")
+    if chosen.target.resolve() == chosen.source.resolve():
+        raise UsageError("IN and OUT are the same folder; name another one.")
+    pictures, ignored = pictures_in(chosen.source)
+    if not pictures:
+        raise UsageError(f"There are no pictures (PNG, JPEG, WebP) in {chosen.source}.")
+    with (
+        _opened(chosen, console) as upscaler,
+        _picture_files(chosen, size, upscaler) as files,
+        folder_bar(console, len(pictures)) as on_start,
+    ):
+        report = upscale_folder(
+            files, pictures, chosen.target, overwrite=chosen.overwrite, on_start=on_start
+        )
+    _tell_folder(report, ignored, console)
+    _write_manifest(chosen, _folder_manifest(report))
+    return BAD_INPUT if report.failed else 0
+
+
+def _run_video(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> None:
+    refuse(chosen, "a video", best=chosen.best, **{"strip-gps": chosen.strip_gps})
+    check_target(chosen, "video")
+    codec = chosen.codec or DEFAULT_CODEC
+    find_codec(codec)
+    options = VideoOptions(
+        codec=codec,
+        quality=chosen.quality,
+        height=chosen.height,
+        size=size,
+        start_seconds=chosen.start,
+        end_seconds=chosen.end,
+    )
+    with _opened(chosen, console) as upscaler, video_bar(console, chosen.source.name) as feed:
+        manifest = upscale_video(chosen.source, chosen.target, upscaler, options, feed)
+    for stream in manifest.dropped:
+        what = " ".join(str(stream[key]) for key in ("type", "codec") if key in stream)
+        number = f"stream {stream['index']} " if "index" in stream else ""
+        _say(console, f"dropped: {number}({what}): {stream['reason']}")
+    for warning in manifest.warnings:
+        _say(console, f"warning: {warning}")
+    _say(
+        console,
+        f"{chosen.target}: {manifest.output['width']}x{manifest.output['height']}, "
+        f"{manifest.frames_out} frames, {manifest.fps:.1f} fps",
+    )
+    _write_manifest(chosen, {"kind": "video", **manifest.to_dict()})
+
+
+@contextmanager
+def _opened(chosen: Arguments, console: Console) -> Iterator[Upscaler]:
+    backend = open_backend(chosen.backend, chosen.model, threads=chosen.threads)
+    with Upscaler(backend) as upscaler:
+        info = upscaler.info
+        model = f", model {info.model}" if info.model else ""
+        reason = f" ({info.detail['reason']})" if "reason" in info.detail else ""
+        _say(console, f"backend {info.name} {info.version} on {info.device}{model}{reason}")
+        yield upscaler
+
+
+def _picture_files(
+    chosen: Arguments, size: tuple[int, int] | None, upscaler: Upscaler
+) -> PictureFiles:
+    options = PictureOptions(
+        quality=chosen.quality, height=chosen.height, size=size, best=chosen.best
+    )
+    return PictureFiles(upscaler, options, keep_gps=not chosen.strip_gps)
+
+
+def _tell_folder(report: FolderReport, ignored: int, console: Console) -> None:
+    for manifest in report.done:
+        for note in manifest["notes"]:
+            _say(console, f"note: {manifest['input']['name']}: {note}")
+    counts = f"{len(report.done)} done, {len(report.skipped)} skipped (finished earlier)"
+    others = f", {ignored} other files ignored" if ignored else ""
+    _say(console, f"{counts}, {len(report.failed)} failed{others}")
+    for name, message in report.failed.items():
+        _say(console, f"failed: {name}: {message}")
+
+
+def _folder_manifest(report: FolderReport) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "kind": "folder",
+        "pictures": report.done,
+        "skipped": report.skipped,
+        "failed": report.failed,
+    }
+
+
+def _write_manifest(chosen: Arguments, manifest: dict[str, Any]) -> None:
+    if chosen.manifest is not None:
+        write_whole(chosen.manifest, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(f"sr-upscale: {text}", markup=False)
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM cleans up like ^C does: temporary files go, children end."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
