@@ -128,6 +128,11 @@ class CudaLane:
         self.stages_ms: dict[str, float] = {}
         """GPU milliseconds of the last finished frame: copy_in, compute, copy_out."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether its memory was given back."""
+        return self._slot is None
+
     def start(self, frame: Frame) -> None:
         """Copies ``frame`` to pinned memory and queues its work; returns before it runs.
 

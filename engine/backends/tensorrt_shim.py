@@ -8,6 +8,7 @@ other modules' business.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ def build_plan(
     onnx_bytes: bytes,
     options: BuildOptions,
     on_progress: OnProgress = lambda fraction, phase: True,
-    target: str = "",
+    aim: Callable[[Any], None] = lambda config: None,
 ) -> BuiltPlan:
     """Builds a plan. Takes 0.2 s (TensorRT for RTX) to minutes (full TensorRT); releases the GIL.
 
@@ -79,7 +80,7 @@ def build_plan(
         onnx_bytes: a graph of ``engine.graph`` in FP16.
         options: how to build.
         on_progress: called from the builder's thread; returning False cancels.
-        target: name in ``trt.ComputeCapability`` to build for ahead of time (RTX only).
+        aim: sets what only one of the runtimes has on the builder's configuration.
 
     Raises:
         ContractError: the ONNX does not parse, is not typed as it must be, or draws a warning.
@@ -94,7 +95,8 @@ def build_plan(
         parsed = parser.parse(onnx_bytes)
         check_parsed(parser, parsed, said)
         check_types(trt, network)
-        config = _configure(trt, builder, options, target)
+        config = _configure(trt, builder, options)
+        aim(config)
         cache = _timing_cache(config, options)
         tree = ProgressTree(on_progress)
         config.progress_monitor = progress_monitor(trt, tree)
@@ -107,7 +109,7 @@ def build_plan(
         return BuiltPlan(bytes(plan), bytes(cache.serialize()) if cache is not None else None)
 
 
-def _configure(trt: Any, builder: Any, options: BuildOptions, target: str) -> Any:
+def _configure(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     config.max_aux_streams = options.max_aux_streams
@@ -117,10 +119,6 @@ def _configure(trt: Any, builder: Any, options: BuildOptions, target: str) -> An
         )
     if options.workspace_bytes:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    if target:
-        config.num_compute_capabilities = 1
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, target), 0):
-            raise PlanError(f"this TensorRT does not build for {target}")
     profile = builder.create_optimization_profile()
     bounds = (options.profile.minimum, options.profile.optimum, options.profile.maximum)
     for name in input_shapes(options.format, options.profile.optimum):
@@ -207,6 +205,12 @@ class LoadedPlan:
     context: Any
     keep: list[Any] = field(default_factory=list)
     """What must outlive the context: the runtime and its configuration."""
+
+    def release(self) -> None:
+        """Frees the context, then the engine, then what they need; on the GPU thread."""
+        self.context = None
+        self.engine = None
+        self.keep.clear()
 
     def resize(self, size: Size) -> None:
         """Fixes the input size. Raises ContractError when the plan does not take it."""

@@ -1,0 +1,92 @@
+"""Puts a GPU backend together: thread, runtime, plans, gate. The GPU's part of ``selection``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.backends import tensorrt, tensorrt_rtx
+from engine.backends.base import LaneSpec
+from engine.backends.cuda_driver import open_device
+from engine.backends.cuda_thread import AnyDevice, GpuThread
+from engine.backends.tensorrt_backend import TensorRtBackend
+from engine.backends.tensorrt_log import OnProgress
+from engine.backends.tensorrt_runtime import RuntimeName, TrtRuntime
+from engine.build import CachedPlans, PlanFile, PlanMaker, Target, slug, timing_path, unheard
+from engine.cache import Notify, PlanCache
+from engine.models import Model
+from engine.verify import run_gate
+
+OpenDevice = Callable[[], AnyDevice]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """How to open a GPU backend; the defaults suit everyone."""
+
+    cache_dir: Path | None = None
+    """Where plans are kept; None is the user's cache directory."""
+    plan_file: Path | None = None
+    """A plan to use as it is instead of the cache."""
+    on_progress: OnProgress = unheard
+    """Told (fraction, phase) while a plan is built; returning False cancels."""
+    notify: Notify = lambda message: None
+    """Told what a person should know."""
+    reason: str = "asked for by name"
+    threads: int | None = None
+    """Cores that the gate's FP32 reference uses; None is all."""
+
+
+def open_gpu_backend(
+    name: RuntimeName,
+    model: Model,
+    options: GpuOptions | None = None,
+    open_gpu: OpenDevice = open_device,
+) -> TensorRtBackend:
+    """Opens TensorRT on the first visible GPU. Never falls back to anything.
+
+    Raises:
+        BackendUnavailable: no such library, driver or GPU, or one that the library does not
+            build for.
+        PlanError: the plan cache cannot be used.
+    """
+    options = options or GpuOptions()
+    cache = PlanCache.open(options.cache_dir, options.notify)
+    # Before the GPU: a missing library is the more useful message.
+    runtime = tensorrt.runtime() if name == "tensorrt" else tensorrt_rtx.runtime()
+    thread = GpuThread(open_gpu)
+    try:
+        return _on_thread(thread, runtime, model, cache, options)
+    except BaseException:
+        thread.close()
+        raise
+
+
+def _on_thread(
+    thread: GpuThread, runtime: TrtRuntime, model: Model, cache: PlanCache, options: GpuOptions
+) -> TensorRtBackend:
+    facts = thread.facts
+    if runtime.name == "tensorrt_rtx":
+        kernels = cache.directory / f"rtx-{runtime.version}-{slug(facts.identity)}.cache"
+        runtime = tensorrt_rtx.runtime(kernels)
+    maker = PlanMaker(runtime, model, Target.of(runtime, facts))
+    if runtime.name == "tensorrt":
+        maker.timing_file = timing_path(cache, runtime, facts.name)
+    plans = (
+        CachedPlans(maker, cache, options.on_progress)
+        if options.plan_file is None
+        else PlanFile(options.plan_file, maker, options.notify)
+    )
+
+    def gate(backend: TensorRtBackend, spec: LaneSpec) -> str:
+        report = run_gate(backend, model, spec, threads=options.threads)
+        if report.passed:
+            return ""
+        worst = report.worst
+        return (
+            f"{worst.name}: PSNR {worst.psnr_db:.1f} dB, maximum {worst.max_difference}, "
+            f"mean {worst.mean_difference:.2f} grey levels"
+        )
+
+    return TensorRtBackend(thread, runtime, model, plans, gate, options.reason)
