@@ -51,22 +51,21 @@ def open_gpu_backend(
             build for.
         PlanError: the plan cache cannot be used.
     """
-    options = options or GpuOptions()
-    cache = PlanCache.open(options.cache_dir, options.notify)
-    # Before the GPU: a missing library is the more useful message.
+    # The library before the GPU: that it is missing is the more useful message.
     runtime = tensorrt.runtime() if name == "tensorrt" else tensorrt_rtx.runtime()
     thread = GpuThread(open_gpu)
     try:
-        return _on_thread(thread, runtime, model, cache, options)
+        return _on_thread(thread, runtime, model, options or GpuOptions())
     except BaseException:
         thread.close()
         raise
 
 
 def _on_thread(
-    thread: GpuThread, runtime: TrtRuntime, model: Model, cache: PlanCache, options: GpuOptions
+    thread: GpuThread, runtime: TrtRuntime, model: Model, options: GpuOptions
 ) -> TensorRtBackend:
     facts = thread.facts
+    cache = PlanCache.open(options.cache_dir, options.notify)
     if runtime.name == "tensorrt_rtx":
         kernels = cache.directory / f"rtx-{runtime.version}-{slug(facts.identity)}.cache"
         runtime = tensorrt_rtx.runtime(kernels)

@@ -1,0 +1,228 @@
+"""A GPU backend on a fake GPU: plans are gated once, lanes share one context, nothing leaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from engine.backends import tensorrt
+from engine.backends.base import LaneSpec
+from engine.backends.cuda_thread import GpuThread
+from engine.backends.nearest import enlarge
+from engine.backends.tensorrt_backend import KEPT_SHAPES, Gate, TensorRtBackend
+from engine.backends.tensorrt_runtime import TrtRuntime
+from engine.build import CachedPlans, PlanMaker, PlanSource, Target
+from engine.cache import PlanCache
+from engine.contract import FrameFormat
+from engine.errors import BackendUnavailable, EngineFault, OutOfMemory, PlanError
+from engine.gpu import GpuOptions, open_gpu_backend
+from engine.models import load_model
+from engine.plan import Plan, PlanRecord, Size, sha256_hex
+from engine.upscaler import Upscaler
+from tests.engine.fake_cuda import T4, FakeCuda
+from tests.engine.test_cuda_lane import FakeNetwork
+
+MODEL = load_model("fast", allow_untrained=True)
+SPEC = LaneSpec(8, 12)
+
+
+class FakeLoaded(FakeNetwork):
+    """A loaded plan: the fake network and a memory of being released."""
+
+    released = False
+
+    def release(self) -> None:
+        self.released = True
+
+
+@dataclass
+class Rig:
+    """A backend and everything it was made of."""
+
+    cuda: FakeCuda = field(default_factory=FakeCuda)
+    loaded: list[FakeLoaded] = field(default_factory=list)
+    gated: list[LaneSpec] = field(default_factory=list)
+    verdict: str = ""
+    refuse_loads: int = 0
+
+    def open_device(self) -> FakeCuda:
+        self.cuda = FakeCuda()
+        return self.cuda
+
+    def load(self, data: bytes, frame_format: FrameFormat, size: Size) -> FakeLoaded:
+        if self.refuse_loads:
+            self.refuse_loads -= 1
+            raise PlanError("the plan does not load")
+        self.loaded.append(FakeLoaded(self.cuda, LaneSpec(*size, frame_format)))
+        return self.loaded[-1]
+
+    def gate(self, backend: TensorRtBackend, spec: LaneSpec) -> str:
+        self.gated.append(spec)
+        (lane,) = backend.open_lanes(spec, 1)
+        lane.close()
+        return self.verdict
+
+    def backend(self, plans: PlanSource, gate: Gate | None = None) -> TensorRtBackend:
+        thread = GpuThread(self.open_device)
+        return TensorRtBackend(thread, self.runtime(), MODEL, plans, gate or self.gate)
+
+    def runtime(self) -> TrtRuntime:
+        trt = SimpleNamespace(__version__="1.7.1.116")
+        return TrtRuntime("tensorrt_rtx", trt, "13", self.load, {"7.5": "SM75"})  # type: ignore[arg-type]
+
+
+class QuickMaker(PlanMaker):
+    """Makes a plan's record without a builder."""
+
+    def make(self, spec: LaneSpec, on_progress: object = None) -> Plan:
+        return Plan(PlanRecord(self.key(spec), sha256_hex(b"plan"), 4, model="fast"), b"plan")
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.fixture
+def messages() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def plans(rig: Rig, tmp_path: object, messages: list[str]) -> CachedPlans:
+    maker = QuickMaker(rig.runtime(), MODEL, Target("7.5"))
+    cache = PlanCache.open(tmp_path / "plans", messages.append)  # type: ignore[operator]
+    return CachedPlans(maker, cache)
+
+
+def frames_of(count: int, spec: LaneSpec = SPEC) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [draw.integers(0, 256, (spec.height, spec.width, 3), np.uint8) for _ in range(count)]
+
+
+def test_frames_go_through_the_upscaler_in_order(rig: Rig, plans: CachedPlans) -> None:
+    frames = frames_of(7)
+    with Upscaler(rig.backend(plans), lanes=2) as upscaler:
+        results = list(upscaler.stream(iter(frames), SPEC))
+    for frame, result in zip(frames, results, strict=True):
+        np.testing.assert_array_equal(result, enlarge(frame))
+    assert all(memory.freed for memory in rig.cuda.memories)
+    assert rig.cuda.closed
+    assert all(loaded.released for loaded in rig.loaded)
+
+
+def test_the_gate_runs_once_per_plan_and_gpu(rig: Rig, plans: CachedPlans) -> None:
+    for _ in range(2):
+        with rig.backend(plans) as backend:
+            backend.open_lanes(SPEC, 2)
+            backend.open_lanes(SPEC, 2)
+            assert backend.info.detail["verified"] == "true"
+            assert backend.info.plan_sha256 == sha256_hex(b"plan")
+    assert rig.gated == [SPEC]
+    moved = plans.cache.get_or_build(plans.maker.key(SPEC), lambda: pytest.fail("was not kept"))
+    plans.accept(moved, replace(T4, driver_version="12.0").identity)
+    with rig.backend(plans) as backend:
+        backend.open_lanes(SPEC, 1)
+    assert rig.gated == [SPEC, SPEC]
+
+
+def test_a_plan_that_fails_the_gate_never_serves(
+    rig: Rig, plans: CachedPlans, messages: list[str]
+) -> None:
+    rig.verdict = "black: PSNR 12.0 dB"
+    with rig.backend(plans) as backend:
+        with pytest.raises(PlanError, match=r"something else than the weights \(black"):
+            backend.open_lanes(SPEC, 2)
+        assert rig.loaded[0].released
+        rig.verdict = ""
+        assert len(backend.open_lanes(SPEC, 2)) == 2
+    assert "PSNR 12.0 dB" in messages[0]
+
+
+def test_an_error_in_the_gate_leaves_no_ungated_plan_behind(rig: Rig, plans: CachedPlans) -> None:
+    def broken(backend: TensorRtBackend, spec: LaneSpec) -> str:
+        raise OutOfMemory("no room for the reference")
+
+    with rig.backend(plans, broken) as backend:
+        for _ in range(2):
+            with pytest.raises(OutOfMemory):
+                backend.open_lanes(SPEC, 1)
+
+
+def test_a_plan_that_does_not_load_is_rebuilt_once(
+    rig: Rig, plans: CachedPlans, messages: list[str]
+) -> None:
+    with rig.backend(plans) as backend:
+        backend.open_lanes(SPEC, 1)
+    rig.refuse_loads = 2  # without the lock, and again under it
+    with rig.backend(plans) as backend:
+        assert len(backend.open_lanes(SPEC, 1)) == 1
+    assert "set aside" in messages[0]
+    rig.refuse_loads = 9
+    with rig.backend(plans) as backend, pytest.raises(PlanError, match="does not load"):
+        backend.open_lanes(SPEC, 1)
+
+
+def test_contexts_of_many_shapes_do_not_pile_up(rig: Rig, plans: CachedPlans) -> None:
+    with rig.backend(plans) as backend:
+        kept = backend.open_lanes(SPEC, 1)
+        for height in range(1, 12):
+            for lane in backend.open_lanes(LaneSpec(height, 4), 1):
+                lane.close()
+        alive = [loaded for loaded in rig.loaded if not loaded.released]
+        assert len(alive) <= KEPT_SHAPES + 1
+        (frame,) = frames_of(1)
+        kept[0].start(frame)
+        np.testing.assert_array_equal(kept[0].finish(), enlarge(frame))
+
+
+def test_lanes_that_do_not_fit_are_all_given_back(rig: Rig, plans: CachedPlans) -> None:
+    with rig.backend(plans) as backend:
+        backend.open_lanes(SPEC, 1)[0].close()
+        rig.cuda.capacity = 3 * 17 * SPEC.height * SPEC.width * 3
+        before = rig.cuda.free_bytes()
+        with pytest.raises(OutOfMemory):
+            backend.open_lanes(SPEC, 4)
+        assert rig.cuda.free_bytes() == before
+
+
+def test_a_closed_backend_says_so(rig: Rig, plans: CachedPlans) -> None:
+    backend = rig.backend(plans)
+    backend.close()
+    backend.close()
+    with pytest.raises(EngineFault, match="closed"):
+        backend.open_lanes(SPEC, 1)
+
+
+def test_the_backend_says_what_it_runs_on(rig: Rig, plans: CachedPlans) -> None:
+    with rig.backend(plans) as backend:
+        info = backend.info
+    assert (info.name, info.version, info.device) == ("tensorrt_rtx", "1.7.1.116", "Tesla T4")
+    assert (info.precision, info.model, info.halo) == ("fp16", "fast", 17)
+    assert info.detail["async_engines"] == "3"
+    assert info.plan_sha256 == ""
+
+
+def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: object) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    with pytest.raises(BackendUnavailable, match=r"tensorrt is not installed: pip install '\.\[te"):
+        tensorrt.runtime(missing)
+    pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' (works without a GPU)")
+
+    def no_gpu() -> FakeCuda:
+        raise BackendUnavailable("no GPU")
+
+    with pytest.raises(BackendUnavailable, match="no GPU"):
+        open_gpu_backend("tensorrt_rtx", MODEL, open_gpu=no_gpu)
+
+    def hopper() -> FakeCuda:
+        return FakeCuda(facts=replace(T4, compute_capability="9.0"))
+
+    options = GpuOptions(cache_dir=tmp_path / "plans")  # type: ignore[operator]
+    with pytest.raises(BackendUnavailable, match=r"no plan for compute capability 9\.0"):
+        open_gpu_backend("tensorrt_rtx", MODEL, options, open_gpu=hopper)
