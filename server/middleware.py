@@ -72,8 +72,9 @@ class RequestMiddleware:
     def _refusal(self, headers: Headers) -> ApiError | None:
         host = headers.get("host", "")
         if not host_is_allowed(host, self._settings):
-            return ApiError("forbidden", "this server does not answer to that Host; see "
-                            "SR_ALLOWED_HOSTS")
+            return ApiError(
+                "forbidden", "this server does not answer to that Host; see SR_ALLOWED_HOSTS"
+            )
         if not origin_is_ours(headers.get("origin"), host):
             return ApiError("forbidden", "pages of another origin may not use this server")
         return None

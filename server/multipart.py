@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from typing import TYPE_CHECKING
+
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.errors import ApiError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MAX_FIELDS = 8
 _MAX_FIELD_BYTES = 64 * 1024

@@ -7,11 +7,13 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import ApiError
+from server.workers.ticket import TicketCancelled
 
 CHUNK_BYTES = 256 * 1024
 
@@ -34,11 +36,12 @@ class StreamResponse(Response):
         media_type: str,
         *,
         slow_reader_seconds: float,
+        status: int = 200,
         on_wait: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        super().__init__(None, 200, headers, media_type)
-        if "content-length" not in self.headers:
-            del self.headers["content-length"]
+        super().__init__(None, status, headers, media_type)
+        if "Content-Length" not in headers:
+            del self.headers["Content-Length"]
         self._chunks = chunks
         self._slow_reader_seconds = slow_reader_seconds
         self._on_wait = on_wait
@@ -57,7 +60,11 @@ class StreamResponse(Response):
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send_all(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
         async with contextlib.aclosing(self._chunks):  # type: ignore[type-var]
             await send(start)
             async for chunk in self._chunks:
@@ -73,13 +80,24 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def file_chunks(path: Path, *, delete: bool = False) -> AsyncIterator[bytes]:
-    """The bytes of ``path``; with ``delete`` its name is gone as soon as it is open."""
+async def file_chunks(
+    path: Path, first: int = 0, last: int | None = None, *, delete: bool = False
+) -> AsyncIterator[bytes]:
+    """The bytes ``first`` to ``last`` (included; None is the end) of ``path``.
+
+    With ``delete`` the name is gone as soon as the file is open.
+    """
     with path.open("rb") as file:
         if delete:
             path.unlink()
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        file.seek(first)
+        left = None if last is None else last - first + 1
+        while chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, left or CHUNK_BYTES)):
             yield chunk
+            if left is not None:
+                left -= len(chunk)
+                if left == 0:
+                    return
 
 
 class ResultPipe:
@@ -123,7 +141,7 @@ class ResultPipe:
 
 
 async def pipe_chunks(
-    pipe: ResultPipe, reader: asyncio.StreamReader, outcome: asyncio.Future[object]
+    pipe: ResultPipe, reader: asyncio.StreamReader, outcome: asyncio.Future[Any]
 ) -> AsyncIterator[bytes]:
     """What a worker writes into ``pipe``, until ``outcome`` says that it is complete.
 
@@ -131,14 +149,17 @@ async def pipe_chunks(
         ApiError: the worker failed, after everything it had written before.
     """
 
-    def on_done(_: asyncio.Future[object]) -> None:
+    def on_done(_: asyncio.Future[Any]) -> None:
         pipe.let_end()
 
     outcome.add_done_callback(on_done)
     try:
         while chunk := await reader.read(CHUNK_BYTES):
             yield chunk
-        await asyncio.shield(outcome)
+        try:
+            await asyncio.shield(outcome)
+        except TicketCancelled:
+            raise ApiError("stopping", "the work was stopped before it was done") from None
     finally:
         outcome.remove_done_callback(on_done)
 

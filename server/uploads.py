@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Upload:
     path: Path
     media: Sniffed
     size: int
+    sha256: str
 
 
 async def receive_upload(
@@ -72,7 +74,7 @@ async def _spool(request: Request, path: Path, limits: Limits, max_video_bytes: 
             if len(spool.pending) >= _WRITE_BYTES:
                 await asyncio.to_thread(spool.flush, file)
         await asyncio.to_thread(spool.flush, file)
-    return Upload(path, spool.finish(), spool.size)
+    return Upload(path, spool.finish(), spool.size, spool.digest.hexdigest())
 
 
 class _Spool:
@@ -81,6 +83,7 @@ class _Spool:
     def __init__(self, max_picture_bytes: int, max_video_bytes: int) -> None:
         self.pending = bytearray()
         self.size = 0
+        self.digest = hashlib.sha256()
         self._head = b""
         self._media: Sniffed | None = None
         self._caps = {"picture": max_picture_bytes, "video": max_video_bytes}
@@ -98,6 +101,7 @@ class _Spool:
 
     def flush(self, file: BinaryIO) -> None:
         file.write(self.pending)
+        self.digest.update(self.pending)
         self.pending.clear()
 
     def finish(self) -> Sniffed:
@@ -182,4 +186,3 @@ def _too_large(limit: int, actual: int) -> ApiError:
 def _too_slow(what: str, limit: float) -> ApiError:
     message = f"the body came too slowly: {what}"
     return ApiError("too_slow", message, limit=limit, headers={"Connection": "close"})
-

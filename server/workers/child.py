@@ -1,25 +1,20 @@
-"""The worker process: opens its engine, then runs one task after the other.
+"""The inside of a worker process: one task after the other, cancelled or ended from outside.
 
-Started by ``server.workers.process`` as ``python -m server.workers.child FD CONFIG``. It ends when
-HTTP hangs up, so that nothing outlives the server, even a killed one.
+It ends when HTTP hangs up, so that nothing outlives the server, even a killed one. Knows nothing
+of engines: what it can do is given to ``serve``.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.workers.channel import Channel, Message
-
-OK, NO_ENGINE = 0, 3
 
 
 class TaskFailed(Exception):
@@ -104,30 +99,3 @@ def _read(
             inbox.put(None)
     # HTTP is gone. A task may be deep in a decoder; segments on disk are complete or absent.
     os.killpg(0, signal.SIGKILL)
-
-
-def main() -> int:
-    """Opens the engine that CONFIG names and serves the descriptor FD."""
-    from engine.errors import EngineError
-    from server.workers.tasks import EngineTasks
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for HTTP to handle
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    config = json.loads(sys.argv[2])
-    channel.send({"event": "starting"})
-
-    def on_build(what: str, fraction: float) -> None:
-        channel.send({"event": "building", "what": what, "fraction": round(fraction, 3)})
-
-    try:
-        tasks = EngineTasks(config, on_build)
-    except EngineError as error:
-        channel.send({"event": "fatal", "message": str(error)})
-        return NO_ENGINE
-    with tasks:
-        serve(channel, tasks.table(), {"engine": tasks.info()})
-    return OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.errors import ApiError
 from server.logs import log_event
@@ -142,13 +143,10 @@ class WorkerPool:
 
     async def wait_started(self, ticket: Ticket, queue_seconds: float) -> None:
         """Returns when a worker has taken ``ticket`` or it has ended. Raises ApiError 503."""
-        started = asyncio.create_task(ticket.started.wait())
+        started = asyncio.ensure_future(ticket.started.wait())
+        waits: set[asyncio.Future[Any]] = {started, ticket.outcome}
         try:
-            await asyncio.wait(
-                {started, ticket.outcome},
-                timeout=queue_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait(waits, timeout=queue_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             started.cancel()
         if not ticket.started.is_set() and not ticket.outcome.done():

@@ -1,0 +1,107 @@
+"""uvicorn with what it lacks: a time limit for a request's headers, and a stop that is announced.
+
+Without it an idle or dripping socket is kept for ever (encode/uvicorn#157).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.service import Service
+from server.settings import Settings
+
+
+def protocol_class(header_seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP protocol that hangs up when headers take longer than this."""
+
+    class TimedProtocol(H11Protocol):
+        """Starts a timer with the connection and with each answer; a request stops it."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait_for_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._timer.cancel()
+            super().connection_lost(exc)
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._timer.cancel()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._timer.cancel()
+            self._wait_for_headers()
+
+        def _wait_for_headers(self) -> None:
+            self._timer = self.loop.call_later(header_seconds, self._hang_up)
+
+        def _hang_up(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    return TimedProtocol
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Tells the service of the stop before it waits for the requests that are still running."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_start: Callable[[], None]):
+        super().__init__(config)
+        self._service = service
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; then ``on_start``."""
+        await super().startup(sockets)
+        if self.started:
+            self._watch = asyncio.create_task(self._stop_when_hopeless())
+            self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, after ``begin_stop``."""
+        self._watch.cancel()
+        self._service.begin_stop()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which would raise SIGTERM again at the end; here a stop exits with 0."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    async def _stop_when_hopeless(self) -> None:
+        """An engine that was asked for and cannot run ends the server, with its reason."""
+        await self._service.hopeless.wait()
+        self.should_exit = True
+
+
+def make_server(
+    app: FastAPI, settings: Settings, service: Service, on_start: Callable[[], None]
+) -> AnnouncedServer:
+    """A server for ``app`` that is not started yet; give ``serve`` a bound socket."""
+    config = uvicorn.Config(
+        app,
+        http=protocol_class(settings.limits.header_seconds),
+        ws="websockets-sansio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        backlog=2048,
+        h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=max(1, round(settings.limits.stop_seconds)),
+    )
+    return AnnouncedServer(config, service, on_start)

@@ -1,0 +1,1 @@
+"""Jobs: long videos that survive a restart. Rows in SQLite, bytes in one folder per job."""

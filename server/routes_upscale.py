@@ -1,0 +1,306 @@
+"""``POST /upscale``: a picture comes back, a video is streamed back while it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from server.errors import ApiError
+from server.jobs.model import Job, new_job_id
+from server.requests import (
+    RESPONSES,
+    CallerDependency,
+    ServiceDependency,
+    UpscaleDependency,
+)
+from server.service import Service
+from server.streams import ResultPipe, StreamResponse, file_chunks, pipe_chunks
+from server.uploads import Upload, receive_upload
+from server.workers.channel import Message
+from server.workers.ticket import Ticket, TicketCancelled
+
+router = APIRouter(tags=["upscale"])
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The media itself, or a multipart form with one part named `file`.",
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "video/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+"""For OpenAPI: the body that ``/upscale`` and ``/jobs`` take."""
+
+VIDEO_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska"}
+
+
+@router.post(
+    "/upscale",
+    summary="Make a picture or a video four times larger",
+    response_class=Response,
+    openapi_extra=BODY,
+    responses={
+        **RESPONSES,
+        200: {
+            "description": "The result. `X-SR-Backend` and `X-SR-Model` say who made it, "
+            "`Server-Timing` (pictures) how long it took, `X-SR-Job` (videos) where its "
+            "manifest is.",
+            "content": {
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+                "video/mp4": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+    },
+)
+async def upscale(
+    request: Request, query: UpscaleDependency, service: ServiceDependency, caller: CallerDependency
+) -> Response:
+    """A picture in, a picture out; a video in, the x4 video out while it is made.
+
+    Example: `curl --data-binary @in.png -o out.png http://127.0.0.1:8000/upscale`
+    """
+    service.refuse_when_stopping()
+    refuse_when_full(service)
+    with ExitStack() as stack:
+        source, result, pipe = stack.enter_context(service.spooled("input", "result", "pipe"))
+        try:
+            upload = await receive_upload(
+                request, source, service.limits, service.limits.max_video_bytes
+            )
+        except ClientDisconnect:
+            return Response(status_code=499)
+        options = query.options_for(upload.media.kind)
+        if upload.media.kind == "picture":
+            return await _picture(request, service, upload, result, options)
+        stream = await _Stream.open(service, caller.owner, upload, pipe, options)
+        stack.pop_all()  # the response removes the files when it ends
+        return stream.response()
+
+
+def refuse_when_full(service: Service) -> None:
+    """Spares a body that nobody will work on. Raises ApiError 503."""
+    if service.pool.queued("picture") >= service.limits.picture_queue:
+        raise ApiError(
+            "queue_full",
+            "the queue is full; try again soon",
+            limit=service.limits.picture_queue,
+            headers={"Connection": "close"},
+        )
+    if service.pool.problem:
+        raise ApiError("not_ready", f"no engine runs here: {service.pool.problem}")
+
+
+async def _picture(
+    request: Request, service: Service, upload: Upload, result: Path, options: dict[str, Any]
+) -> Response:
+    ticket = Ticket(
+        "picture",
+        {
+            "kind": "picture",
+            "source": str(upload.path),
+            "result": str(result),
+            "options": options,
+        },
+        total_seconds=service.limits.picture_seconds,
+        retries=1,
+    )
+    try:
+        made = await _while_connected(
+            request, service.pool.run(ticket, service.limits.queue_seconds)
+        )
+    except (TicketCancelled, ClientDisconnect):
+        service.refuse_when_stopping()
+        return Response(status_code=499)
+    except ApiError as error:
+        service.metrics.tasks.labels("picture", error.code).inc()
+        raise
+    service.metrics.tasks.labels("picture", "done").inc()
+    service.metrics.frames.labels("picture").inc()
+    service.metrics.observe_stages(made["stages_ms"])
+    size = result.stat().st_size
+    return StreamResponse(
+        file_chunks(result.rename(result.with_suffix(".sending")), delete=True),
+        _picture_headers(made, size),
+        made["media_type"],
+        slow_reader_seconds=service.limits.slow_reader_seconds,
+    )
+
+
+def _picture_headers(made: Message, size: int) -> dict[str, str]:
+    timing = ", ".join(f"{stage};dur={spent}" for stage, spent in made["stages_ms"].items())
+    headers = {
+        **engine_headers(made["engine"]),
+        "Server-Timing": timing,
+        "Content-Length": str(size),
+        "Content-Disposition": f'inline; filename="upscaled.{made["format"]}"',
+    }
+    if made["notes"]:
+        notes = "; ".join(made["notes"])
+        headers["X-SR-Notes"] = notes.encode("ascii", "replace").decode()[:1000]
+    return headers
+
+
+def engine_headers(engine: Message) -> dict[str, str]:
+    """The headers that say who really ran the frames."""
+    return {"X-SR-Backend": str(engine["name"]), "X-SR-Model": str(engine["model"] or "none")}
+
+
+async def _while_connected(request: Request, work: Any) -> Message:
+    """The result of ``work``, which is cancelled when the client leaves.
+
+    Raises:
+        ClientDisconnect: it left.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        result: Message = working.result()
+        return result
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Stream:
+    """A video on its way through a worker into a response, and the job row that tells of it."""
+
+    def __init__(self, service: Service, job: Job, ticket: Ticket, pipe: ResultPipe) -> None:
+        self._service = service
+        self._job = job
+        self._ticket = ticket
+        self._pipe = pipe
+        self._source = Path(ticket.task["source"])
+        self._first = b""
+        self._chunks: Any = None
+
+    @classmethod
+    async def open(
+        cls, service: Service, owner: str, upload: Upload, path: Path, options: dict[str, Any]
+    ) -> _Stream:
+        """Starts the work; returns when its first bytes are there, so that most errors are early.
+
+        Raises:
+            ApiError: what is wrong with the video, or that nobody is free for it.
+        """
+        job = Job(
+            id=new_job_id(),
+            owner=owner,
+            kind="stream",
+            state="running",
+            created_at=time.time(),
+            started_at=time.time(),
+            options=options,
+            input_bytes=upload.size,
+        )
+        ticket = Ticket(
+            "video",
+            {
+                "kind": "video",
+                "source": str(upload.path),
+                "pipe": str(path),
+                "options": options,
+            },
+            on_event=lambda message: service.jobs.set_progress(job.id, message),
+            stall_seconds=service.limits.stall_seconds,
+        )
+        stream = cls(service, job, ticket, ResultPipe(path))
+        try:
+            await stream._begin()
+        except BaseException as error:
+            await stream._end(error)
+            raise
+        return stream
+
+    async def _begin(self) -> None:
+        service = self._service
+        service.pool.submit(self._ticket)
+        service.jobs.adopt(self._job.id, self._ticket)
+        await asyncio.to_thread(service.store.insert, self._job)
+        reader = await self._pipe.open()
+        await service.pool.wait_started(self._ticket, service.limits.queue_seconds)
+        self._chunks = pipe_chunks(self._pipe, reader, self._ticket.outcome)
+        self._first = await anext(self._chunks, b"")
+
+    def response(self) -> StreamResponse:
+        """Sends the video on as it comes."""
+        container = self._job.options.get("format", "mp4")
+        return StreamResponse(
+            self._all_chunks(),
+            {
+                **engine_headers(self._ticket.engine),
+                "X-SR-Job": self._job.id,
+                "Content-Disposition": f'inline; filename="upscaled.{container}"',
+            },
+            VIDEO_TYPES[container],
+            slow_reader_seconds=self._service.limits.slow_reader_seconds,
+            on_wait=lambda _: self._ticket.touch(),
+        )
+
+    async def _all_chunks(self) -> Any:
+        error: BaseException | None = None
+        try:
+            yield self._first
+            async for chunk in self._chunks:
+                yield chunk
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            await asyncio.shield(self._end(error))
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Frees the worker, removes the files and writes how it ended."""
+        outcome = self._ticket.outcome
+        self._service.jobs.release(self._job.id)
+        self._service.pool.cancel(self._ticket)
+        self._pipe.close()
+        self._source.unlink(missing_ok=True)
+        if error is None and outcome.done() and not outcome.exception():
+            await self._write_done(outcome.result())
+            return
+        failure = outcome.exception() if outcome.done() and not outcome.cancelled() else error
+        if isinstance(failure, ApiError):
+            self._service.metrics.tasks.labels("video", failure.code).inc()
+            await self._service.jobs.finish(self._job.id, state="failed", error=failure.to_dict())
+        else:
+            self._service.metrics.tasks.labels("video", "cancelled").inc()
+            await self._service.jobs.finish(self._job.id, state="cancelled")
+
+    async def _write_done(self, result: Message) -> None:
+        metrics = self._service.metrics
+        metrics.tasks.labels("video", "done").inc()
+        metrics.frames.labels("video").inc(result["frames"])
+        metrics.observe_stages(result["stages_ms"])
+        metrics.fps.set(result["fps"])
+        await self._service.jobs.finish(
+            self._job.id,
+            state="done",
+            frames=result["frames"],
+            frames_total=result["frames"],
+            manifest=result["manifest"],
+        )

@@ -1,0 +1,225 @@
+"""Everything that one server owns, opened and closed together; routes get it from the app.
+
+No module-level state: two services can live in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.access import KeyRing, LinkSigner, open_key_ring
+from server.errors import ApiError
+from server.jobs.runner import JobRunner
+from server.jobs.store import JobStore
+from server.limits import RateLimiter
+from server.metrics import Metrics
+from server.settings import Settings, SettingsError
+from server.workers.pool import PoolOptions, WorkerPool
+from server.workers.ticket import KINDS
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "server.workers")
+
+
+def count_devices() -> int:
+    """NVIDIA GPUs whose device file is here; no driver is called."""
+    return sum(1 for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
+
+
+def worker_configs(settings: Settings) -> list[dict[str, Any]]:
+    """What each worker is started with: one per device and one more, unless a number was asked."""
+    devices = count_devices()
+    count = settings.workers or max(1, devices) + 1
+    return [
+        {
+            "backend": settings.backend,
+            "model": settings.model,
+            "threads": settings.threads,
+            "cache_dir": None if settings.cache_dir is None else str(settings.cache_dir),
+            "device": index % devices if devices > 1 else None,
+            "limits": settings.limits.model_dump(),
+        }
+        for index in range(count)
+    ]
+
+
+@dataclass(slots=True)
+class Measurement:
+    """The calibration: a real run of this engine on this machine."""
+
+    state: str = "off"
+    """``off``, ``waiting``, ``running``, ``done`` or ``failed``."""
+    result: dict[str, Any] | None = None
+
+
+class Service:
+    """The parts of a running server.
+
+    Args:
+        settings: see there.
+        worker_command: starts a worker; tests give their own.
+
+    Raises:
+        SettingsError: the data directory or the key file cannot be used.
+    """
+
+    def __init__(self, settings: Settings, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
+        self.settings = settings
+        self.limits = settings.limits
+        self.metrics = Metrics()
+        self._worker_command = worker_command
+        self._lock = _claim_data_dir(settings.data_dir)
+        self.spool = settings.data_dir / "spool"
+        self.jobs_root = settings.data_dir / "jobs"
+        shutil.rmtree(self.spool, ignore_errors=True)
+        for folder in (self.spool, self.jobs_root):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self.keys: KeyRing
+        self.keys, self.made_key = open_key_ring(settings)
+        self.signer = LinkSigner.open(settings.data_dir)
+        self.rate = RateLimiter(self.limits.requests_per_second, self.limits.request_burst)
+        self.job_rate = RateLimiter(self.limits.jobs_per_hour / 3600, self.limits.jobs_per_hour)
+        self.measurement = Measurement()
+        self.is_stopping = False
+        self.hopeless = asyncio.Event()
+        """Set when no engine can ever run here."""
+        self.pool: WorkerPool
+        self.store: JobStore
+        self.jobs: JobRunner
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def limits_callers(self) -> bool:
+        """Whether rates are limited: there is nobody to protect from on an open loopback."""
+        return not (self.keys.is_open and self.settings.is_loopback)
+
+    async def start(self) -> None:
+        """Starts workers and jobs."""
+        queues = {"picture": self.limits.picture_queue, "video": self.limits.video_queue}
+        options = PoolOptions(
+            command=self._worker_command,
+            configs=worker_configs(self.settings),
+            recycle_tasks=self.settings.recycle_tasks,
+            queue_limits=queues,  # type: ignore[arg-type]  # dict keys are not inferred as literals
+        )
+        self.pool = WorkerPool(options, self._on_pool_change, self.metrics.worker_restarts.inc)
+        self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / "jobs.sqlite3")
+        self.jobs = JobRunner(self.store, self.jobs_root, self.pool, self.limits, self.metrics)
+        self.pool.start()
+        await self.jobs.start()
+        self._tasks.append(asyncio.create_task(self.metrics.watch_loop_lag()))
+
+    def begin_stop(self) -> None:
+        """Not ready from now on, and nothing new is taken; watchers of jobs are let go."""
+        self.is_stopping = True
+        self.jobs.wake_watchers()
+
+    async def stop(self) -> None:
+        """Stops everything; jobs wait for the next start."""
+        self.begin_stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.jobs.stop()
+        await self.pool.stop()
+        await asyncio.to_thread(self.store.close)
+        os.close(self._lock)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """``start`` and, however the body ends, ``stop``."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    def refuse_when_stopping(self) -> None:
+        """Raises ApiError 503 once the server has been told to stop."""
+        if self.is_stopping:
+            raise ApiError("stopping", "the server is stopping; try again in a moment")
+
+    def new_spool_path(self) -> Path:
+        """A name in the spool that nobody uses."""
+        return self.spool / secrets.token_hex(12)
+
+    @contextmanager
+    def spooled(self, *suffixes: str) -> Iterator[tuple[Path, ...]]:
+        """Paths in the spool; whatever is there at the end is removed."""
+        base = self.new_spool_path()
+        paths = tuple(base.with_suffix(f".{suffix}") for suffix in suffixes)
+        try:
+            yield paths
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Who runs the frames: of a worker that is ready, else empty."""
+        return next((slot.engine for slot in self.pool.slots if slot.engine), {})
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether to send work here, and what ``/readyz`` says about it."""
+        measured = self.measurement
+        fps = (measured.result or {}).get("fps")
+        wanted = self.settings.require_fps
+        ready = self.pool.is_ready and not self.is_stopping
+        problem = self.pool.problem
+        if wanted:
+            ready = ready and fps is not None and fps >= wanted
+            if fps is not None and fps < wanted:
+                problem = f"SR_REQUIRE_FPS={wanted:g}, but the calibration measured {fps:.1f}"
+        state = "stopping" if self.is_stopping else "ready" if ready else "starting"
+        builds = [slot.build for slot in self.pool.slots if slot.build]
+        return ready, {
+            "status": "failed" if problem and not ready else state,
+            "problem": problem,
+            "backend": self.engine.get("name"),
+            "model": self.engine.get("model"),
+            "device": self.engine.get("device"),
+            "build": builds[0] if builds else None,
+            "workers": [slot.state for slot in self.pool.slots],
+            "calibration": {"state": measured.state, **(measured.result or {})},
+        }
+
+    def _on_pool_change(self) -> None:
+        if self.pool.problem:
+            self.hopeless.set()
+        for kind in KINDS:
+            self.metrics.queued.labels(kind).set(self.pool.queued(kind))
+        states = [slot.state for slot in self.pool.slots]
+        for state in ("starting", "building", "idle", "busy", "restarting", "unusable"):
+            self.metrics.workers.labels(state).set(states.count(state))
+
+
+def _claim_data_dir(path: Path) -> int:
+    """Makes the data directory and takes its lock: one server per directory."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise SettingsError(
+            f"the data directory {path} cannot be written ({error.strerror}); set SR_DATA_DIR."
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise SettingsError(
+            f"another server uses the data directory {path}; set SR_DATA_DIR to another one."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()} {time.time():.0f}\n".encode())
+    return descriptor

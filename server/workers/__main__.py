@@ -1,0 +1,39 @@
+"""The worker process; ``server.workers.process`` starts it with a descriptor and a config."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+
+from engine.errors import EngineError
+from server.workers.channel import Channel
+from server.workers.child import serve
+from server.workers.tasks import EngineTasks
+
+OK, NO_ENGINE = 0, 3
+
+
+def main() -> int:
+    """Opens the engine that CONFIG names and serves the descriptor FD."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for HTTP to handle
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    config = json.loads(sys.argv[2])
+    channel.send({"event": "starting"})
+
+    def on_build(what: str, fraction: float) -> None:
+        channel.send({"event": "building", "what": what, "fraction": round(fraction, 3)})
+
+    try:
+        tasks = EngineTasks(config, on_build)
+    except EngineError as error:
+        channel.send({"event": "fatal", "message": str(error)})
+        return NO_ENGINE
+    with tasks:
+        serve(channel, tasks.table(), {"engine": tasks.info()})
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""What an engine worker can do: pictures, videos, jobs, probes and the calibration.
+
+Runs on spooled files; users' bytes are decoded in children of this process. Every error that a
+caller can meet leaves as the fields of an ``ApiError``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from engine.errors import EngineError, ModelError
+from engine.frames import Frame
+from engine.selection import open_backend
+from engine.upscaler import Upscaler
+from server.manifest import Manifest
+from server.media.decode import DecodeOptions, Decoder
+from server.media.errors import Cancelled, CodecUnavailable, DiskFull, EncodeError, MediaError
+from server.media.limits import Limits
+from server.media.pictures import PictureLimits
+from server.picture_decoder import PictureDecoder
+from server.picture_session import PictureOptions, upscale_picture
+from server.session import upscale_video
+from server.video_options import VideoOptions
+from server.workers.calibration import calibrate
+from server.workers.channel import Message
+from server.workers.child import TaskCancelled, TaskContext, TaskFailed, TaskFunction
+from server.workers.preview import PreviewingUpscaler
+from server.workers.reporting import ProgressReporter
+
+MODELS_ON_REQUEST = ("fast", "balanced", "quality")
+"""What the query ``model`` may name; a path never comes over HTTP."""
+
+_NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}
+_TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime"}
+
+
+class EngineTasks:
+    """The engines of one worker and the tasks that run on them.
+
+    Args:
+        config: see ``server.service.worker_configs``.
+        on_build: told (what, fraction) while a plan is built.
+
+    Raises:
+        EngineError: the engine that the server was started with cannot run here.
+    """
+
+    def __init__(self, config: Message, on_build: Callable[[str, float], None]) -> None:
+        self._config = config
+        self._on_build = on_build
+        if config["device"] is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(config["device"])
+        self._upscalers: dict[str, Upscaler] = {}
+        self._decoder = PictureDecoder()
+        self._main = self._open(config["model"])
+
+    def table(self) -> dict[str, TaskFunction]:
+        """Task kind -> function."""
+        return {
+            "picture": _typed(self.picture),
+            "video": _typed(self.video),
+            "job": _typed(self.job),
+            "probe": _typed(self.probe),
+            "calibrate": _typed(self.calibrate),
+        }
+
+    def info(self) -> Message:
+        """Who runs the frames when no other model is asked for."""
+        return asdict(self._main.info)
+
+    def picture(self, task: Message, context: TaskContext) -> Message:
+        """``source`` -> ``result``, a finished picture file."""
+        limits, options = self._config["limits"], task["options"]
+        upscaler = _TimedUpscaler(self._upscaler(options))
+        began = time.perf_counter()
+        picture = self._decoder.decode(
+            Path(task["source"]),
+            PictureLimits(
+                max_bytes=limits["max_picture_bytes"],
+                max_pixels=limits["max_picture_pixels"],
+                max_side=limits["max_picture_side"],
+            ),
+        )
+        decoded = time.perf_counter()
+        names = ("format", "quality", "height", "size", "best")
+        chosen = PictureOptions(**{name: options[name] for name in names if name in options})
+        encoded = upscale_picture(picture, upscaler, chosen)
+        context.raise_if_cancelled()
+        Path(task["result"]).write_bytes(encoded.data)
+        done = time.perf_counter()
+        upscale_ms = upscaler.seconds * 1e3
+        return {
+            "media_type": encoded.media_type,
+            "format": encoded.format,
+            "width": encoded.width,
+            "height": encoded.height,
+            "notes": list(encoded.notes),
+            "engine": asdict(upscaler.info),
+            "stages_ms": {
+                "decode": round((decoded - began) * 1e3, 2),
+                "upscale": round(upscale_ms, 2),
+                "encode": round((done - decoded) * 1e3 - upscale_ms, 2),
+            },
+        }
+
+    def video(self, task: Message, context: TaskContext) -> Message:
+        """``source`` -> ``pipe``, a stream that ends where the work ends."""
+        with Path(task["pipe"]).open("wb", buffering=0) as sink:
+            manifest = upscale_video(
+                Path(task["source"]),
+                _PipeSink(sink.fileno()),
+                self._watched(task, context),
+                self._video_options(task["options"], "video"),
+                ProgressReporter(context),
+                cancelled=context.cancelled.is_set,
+            )
+        return _summary(manifest)
+
+    def job(self, task: Message, context: TaskContext) -> Message:
+        """``folder``/input -> ``folder``/result, by way of segments that survive a kill."""
+        raise NotImplementedError
+
+    def probe(self, task: Message, context: TaskContext) -> Message:
+        """What is known about the video ``source`` before any work."""
+        limits = self._media_limits("job")
+        with Decoder(Path(task["source"]), DecodeOptions(limits), context.raise_if_cancelled) as it:
+            info = it.info
+        rate = float(info.average_rate) if info.average_rate else None
+        frames = info.frames_promised or None
+        if frames is None and rate and info.duration_seconds:
+            frames = round(rate * info.duration_seconds)
+        return {
+            "width": info.width,
+            "height": info.height,
+            "codec": info.codec,
+            "container": info.container,
+            "frames": frames,
+            "frames_per_second": rate,
+            "duration_seconds": info.duration_seconds,
+        }
+
+    def calibrate(self, task: Message, context: TaskContext) -> Message:
+        """Frames a second of this engine, measured."""
+        return calibrate(self._main, task["height"], task["width"], context)
+
+    def close(self) -> None:
+        """Frees every engine and the picture decoder."""
+        self._decoder.close()
+        for upscaler in self._upscalers.values():
+            upscaler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, model: str) -> Upscaler:
+        cache_dir = self._config["cache_dir"]
+        upscaler = Upscaler(
+            open_backend(
+                self._config["backend"],
+                model,
+                threads=self._config["threads"],
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                on_progress=self._on_build,
+            )
+        )
+        self._upscalers[model] = upscaler
+        return upscaler
+
+    def _upscaler(self, options: Message) -> Upscaler:
+        """The engine with the model that was asked for; opened once, then kept."""
+        model = options.get("model")
+        if model is None or model == self._main.info.model:
+            return self._main
+        known = self._upscalers.get(model)
+        try:
+            return known or self._open(model)
+        except ModelError as error:
+            raise TaskFailed({"code": "bad_parameter", "message": str(error)}) from error
+
+    def _watched(self, task: Message, context: TaskContext) -> PreviewingUpscaler:
+        preview = task.get("preview")
+        upscaler = self._upscaler(task["options"])
+        return PreviewingUpscaler(upscaler, None if preview is None else Path(preview), context)
+
+    def _media_limits(self, kind: str) -> Limits:
+        limits = self._config["limits"]
+        return Limits(
+            max_frame_pixels=limits["max_video_pixels"],
+            max_frame_side=limits["max_video_side"],
+            max_frames=limits[f"max_{kind}_frames"],
+            max_duration_seconds=limits[f"max_{kind}_seconds"],
+            max_average_fps=limits["max_fps"],
+            max_streams=limits["max_streams"],
+        )
+
+    def _video_options(self, options: Message, kind: str) -> VideoOptions:
+        names = ("codec", "quality", "height", "size", "strict")
+        chosen: dict[str, Any] = {name: options[name] for name in names if name in options}
+        return VideoOptions(
+            **chosen, container=options.get("format"), limits=self._media_limits(kind)
+        )
+
+
+class _TimedUpscaler:
+    """An upscaler that knows how long its engine took."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._upscaler = upscaler
+        self.info = upscaler.info
+        self.seconds = 0.0
+
+    def upscale(self, frame: Frame) -> Frame:
+        began = time.perf_counter()
+        try:
+            return self._upscaler.upscale(frame)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+class _PipeSink:
+    """Writes all bytes into a pipe; its reader's end means that nobody wants them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: bytes, /) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BrokenPipeError:
+                raise Cancelled from None
+
+
+def _summary(manifest: Manifest) -> Message:
+    return {
+        "frames": manifest.frames_out,
+        "fps": manifest.fps,
+        "stages_ms": {name: times["p50_ms"] for name, times in manifest.stages.items()},
+        "manifest": manifest.to_dict(),
+    }
+
+
+def _typed(function: TaskFunction) -> TaskFunction:
+    """``function`` with every expected error turned into what the caller is told."""
+
+    def run(task: Message, context: TaskContext) -> Message:
+        with _errors_as_details():
+            return function(task, context)
+
+    return run
+
+
+@contextmanager
+def _errors_as_details() -> Iterator[None]:
+    try:
+        yield
+    except Cancelled:
+        raise TaskCancelled from None
+    except MediaError as error:
+        raise TaskFailed(
+            {
+                "code": error.code,
+                "status": 400 if error.code == "bad_parameter" else error.status,
+                "message": error.message,
+                "limit": error.limit,
+                "actual": error.actual,
+            }
+        ) from error
+    except CodecUnavailable as error:
+        raise TaskFailed({"code": "bad_parameter", "message": str(error)}) from error
+    except DiskFull as error:
+        raise TaskFailed({"code": "disk_full", "message": str(error)}) from error
+    except (EncodeError, EngineError) as error:
+        raise TaskFailed({"code": "engine_failed", "message": str(error)}) from error

@@ -1,0 +1,105 @@
+"""A real ``sr-server`` in a process of its own, for tests of what a client meets."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_SECONDS = 40.0
+
+
+@dataclass
+class LiveServer:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    url: str
+    key: str | None
+    data_dir: Path
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)  # type: ignore[arg-type]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def log(self) -> str:
+        return (self.data_dir / "stderr.log").read_text()
+
+
+def environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SR_")}
+    defaults = {
+        "SR_BACKEND": "nearest",
+        "SR_CALIBRATE": "off",
+        "SR_DATA_DIR": str(data_dir),
+        "SR_WORKERS": "1",
+        "SR_DISK_KEEP_BYTES": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    return {**clean, **defaults, **settings}
+
+
+@contextmanager
+def live_server(data_dir: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]:
+    """Starts a server on a free port and waits until it answers; kills it at the end."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "stderr.log").open("a") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "--port", "0", *arguments],
+            env=environment(data_dir, **settings),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.fullmatch(r"open (http://.*:\d+/)(?:#key=(\S+))?\n", line)
+        assert match, (line, (data_dir / "stderr.log").read_text())
+        url = match[1].replace("0.0.0.0", "127.0.0.1")
+        yield LiveServer(process, url.rstrip("/"), match[2], data_dir)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
+    """Polls until ``condition`` holds; the only place where tests wait."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.02)
+
+
+def wait_ready(server: LiveServer) -> None:
+    with server.client() as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, "ready")
+
+
+def png(width: int = 16, height: int = 16, seed: int = 0) -> bytes:
+    """A picture of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels_of(picture: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(picture)))
