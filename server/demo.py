@@ -12,6 +12,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,10 +139,10 @@ def _compare(chosen: Arguments, manifest: Manifest) -> tuple[Figures, list[Colum
         closing(_frames(clips[1])) as outputs,
         closing(_frames(clips[2])) as truths,
     ):
-        for index, versions in enumerate(zip(inputs, outputs, truths, strict=True)):
+        for index, versions in enumerate(zip_longest(inputs, outputs, truths)):
             small, large, truth = versions
-            if large.shape != truth.shape:
-                raise ValueError(f"the ground truth is {truth.shape}, the result {large.shape}.")
+            if truth is None or large is None or large.shape != truth.shape:
+                raise ValueError(f"{chosen.truth.name} does not have the frames of the result.")
             enlarged = bicubic_x4(small)
             bicubic.append(psnr_y_db(enlarged, truth))
             ours.append(psnr_y_db(large, truth))
