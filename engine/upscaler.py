@@ -19,9 +19,6 @@ from engine.frames import Frame, copy_frame, empty_frame, frame_format, frame_si
 from engine.guard import check_result
 from engine.strips import cut, paste, plan_strips
 
-DEFAULT_MAX_PIXELS = 1024 * 1024
-"""Input pixels that go through a lane at once."""
-
 
 class Upscaler:
     """Runs frames through a backend that it owns. For one thread at a time.
@@ -30,7 +27,8 @@ class Upscaler:
         backend: closed together with the upscaler.
         lanes: frames in flight in :meth:`stream`.
         guard: compare every result with its input and refuse a wrong one.
-        max_pixels: larger frames (in input pixels) are processed in strips.
+        max_pixels: larger frames (in input pixels) are processed in strips; None is what the
+            backend says.
     """
 
     def __init__(
@@ -39,14 +37,14 @@ class Upscaler:
         lanes: int = 2,
         guard: bool = True,
         *,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int | None = None,
     ) -> None:
-        if lanes < 1 or max_pixels < 1:
+        if lanes < 1 or (max_pixels is not None and max_pixels < 1):
             raise ValueError(f"lanes and max_pixels must be >= 1, got {lanes} and {max_pixels}")
         self._backend = backend
         self._lane_count = lanes
         self._guard = guard
-        self._max_pixels = max_pixels
+        self._max_pixels = max_pixels or backend.info.max_pixels
         self._still: tuple[LaneSpec, Lane] | None = None
         self._turn = 0
 

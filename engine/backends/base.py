@@ -45,6 +45,8 @@ class BackendInfo:
     plan_sha256: str = ""
     halo: int = 17
     """Input pixels around an output pixel that can change it: ``config.halo`` of the model."""
+    max_pixels: int = 1024 * 1024
+    """Input pixels that a lane takes at most; larger frames go through in row strips."""
     detail: dict[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,143 @@
+"""Is the CPU engine faster than plain PyTorch? Both in one run, repeats interleaved.
+
+PyTorch runs as a person would write it: eager, FP32, NCHW, as many threads, from bytes to bytes
+(`torch`), and the network alone without any conversion (`bare`). The engine always
+runs from bytes to bytes, guard off, one frame in flight. Prints a table, then one line of JSON.
+
+    python bench/against_torch.py --sizes 256 512 --repeats 9 --require 2.5
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from engine.backends.base import LaneSpec
+from engine.backends.onnxruntime import OnnxRuntimeBackend, available_cores, processor_name
+from engine.export import load_network
+from engine.gate_frames import natural_frames
+from engine.models import load_model
+from engine.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Compare the ONNX Runtime lane with PyTorch eager FP32."""
+
+    model: str = "fast"
+    """A model name or the path of a weights file."""
+    sizes: tuple[int, ...] = (256, 512)
+    """Sides of the square input frames in pixels."""
+    repeats: int = 9
+    """Timed runs of each; the median counts. One more warms up."""
+    threads: int | None = None
+    """Cores for each side; all of them when not given."""
+    require: float | None = None
+    """Exit 1 when the engine is less than this many times as fast at any size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One size."""
+
+    size: int
+    engine_ms: float
+    torch_ms: float
+    torch_network_only_ms: float
+    ratio: float
+    ratio_to_network_only: float
+    max_difference: int
+
+
+@torch.inference_mode()
+def torch_bytes(network: Network, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) -> (4H, 4W, 3) uint8."""
+    x = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+    levels = (network(x) * 255).clamp(0, 255).round().to(torch.uint8)
+    return levels[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def median_ms(contestants: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median milliseconds of each, run in turns so that a busy machine is equally unfair."""
+    times: list[list[float]] = [[] for _ in contestants]
+    for turn in range(repeats + 1):
+        for contestant, taken in zip(contestants, times, strict=True):
+            start = time.perf_counter()
+            contestant()
+            if turn:
+                taken.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(taken) for taken in times]
+
+
+def compare(options: Options, size: int, threads: int) -> Row:
+    """Times both sides on a natural frame of ``size`` x ``size``."""
+    model = load_model(options.model, allow_untrained=True)
+    network = load_network(model)
+    frame = next(pixels for _, pixels in natural_frames(size, size))
+    x = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+    with OnnxRuntimeBackend(model, threads) as backend:
+        lane = backend.open_lanes(LaneSpec(size, size), 1)[0]
+
+        def engine() -> NDArray[np.uint8]:
+            lane.start(frame)
+            return lane.finish()
+
+        def network_only() -> torch.Tensor:
+            with torch.inference_mode():
+                return network(x)
+
+        difference = np.abs(engine().astype(np.int16) - torch_bytes(network, frame))
+        ours, theirs, bare = median_ms(
+            [engine, lambda: torch_bytes(network, frame), network_only], options.repeats
+        )
+    return Row(size, ours, theirs, bare, theirs / ours, bare / ours, int(difference.max()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the comparison; 1 when ``--require`` is not met."""
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    threads = options.threads or available_cores()
+    torch.set_num_threads(threads)
+    rows = [compare(options, size, threads) for size in options.sizes]
+    table = Table("size", "engine ms", "torch ms", "bare ms", "times", "bare", "max diff")
+    for row in rows:
+        table.add_row(
+            f"{row.size}x{row.size}",
+            f"{row.engine_ms:.1f}",
+            f"{row.torch_ms:.1f}",
+            f"{row.torch_network_only_ms:.1f}",
+            f"{row.ratio:.2f}",
+            f"{row.ratio_to_network_only:.2f}",
+            str(row.max_difference),
+        )
+    Console().print(table)
+    slowest = min(row.ratio for row in rows)
+    passed = options.require is None or slowest >= options.require
+    proof = {
+        "schema": 1,
+        "device": f"{processor_name()} ({threads} threads)",
+        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
+        "model": options.model,
+        "repeats": options.repeats,
+        "require": options.require,
+        "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in rows],
+        "verdict": "PASS" if passed else "FAIL",
+    }
+    print(json.dumps(proof))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
