@@ -140,6 +140,7 @@ def _warnings(facts: Facts, short: int) -> list[str]:
         (short, f"{short} of {info.frames_promised} promised frames are missing"),
         (decoded.demux_error, f"reading stopped early ({decoded.demux_error})"),
         (decoded.decode_errors, f"{decoded.decode_errors} packets could not be decoded"),
+        (decoded.corrupt_packets, f"{decoded.corrupt_packets} packets are damaged"),
         (decoded.corrupt, f"{decoded.corrupt} frames are damaged"),
         (decoded.interlaced, f"{decoded.interlaced} frames are interlaced; lines were kept"),
         (decoded.pts_repaired, f"{decoded.pts_repaired} time stamps were missing or went back"),

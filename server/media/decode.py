@@ -15,6 +15,7 @@ from server.media.child import Child
 from server.media.errors import UnusableMedia
 from server.media.limits import Limits
 from server.media.probe import VideoInfo, info_from_message
+from server.media.sniff import sniff_file
 from server.media.wire import Message, plane_shapes, slot_bytes
 
 _SLOTS = 4
@@ -59,6 +60,7 @@ class DecodeSummary:
     frames: int
     skipped: int
     corrupt: int
+    corrupt_packets: int
     decode_errors: int
     interlaced: int
     pts_repaired: int
@@ -86,6 +88,7 @@ class Decoder:
         self._limits = options.limits
         self._check = check
         self.summary: DecodeSummary | None = None
+        sniff_file(source)  # what is no media at all does not cost a process
         self._child = Child("server.media.decode_child", "decoding")
         try:
             command = asdict(options) | {"source": str(source.absolute())}

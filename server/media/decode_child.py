@@ -52,6 +52,7 @@ class Counters:
     skipped: int = 0
     """Frames before ``--start``."""
     corrupt: int = 0
+    corrupt_packets: int = 0
     decode_errors: int = 0
     interlaced: int = 0
     pts_repaired: int = 0
@@ -105,6 +106,9 @@ class Job:
             if packet.has_sidedata("encryption_info"):
                 raise UnusableMedia("The video is encrypted; decrypt it first.", code="encrypted")
             self.counters.packets += 1
+            if packet.is_corrupt:
+                self._damaged("A part of the video is missing or damaged")
+                self.counters.corrupt_packets += 1
             yield from self._decode(packet)
         yield from self._decode(None)
 
@@ -114,12 +118,12 @@ class Job:
         except av.EOFError:
             return
         except av.FFmpegError as error:
-            if self.strict:
-                raise UnusableMedia(
-                    "A part of the video cannot be decoded, and strict was asked for.",
-                    code="corrupt",
-                ) from error
+            self._damaged("A part of the video cannot be decoded", error)
             self.counters.decode_errors += 1
+
+    def _damaged(self, what: str, cause: Exception | None = None) -> None:
+        if self.strict:
+            raise UnusableMedia(f"{what}, and strict was asked for.", code="corrupt") from cause
 
 
 def main() -> None:

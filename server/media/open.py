@@ -73,6 +73,17 @@ def open_container(path: Path, limits: Limits) -> InputContainer:
                 "probesize": str(_MAX_PROBE_BYTES),
             },
         )
+    except av.EOFError as error:
+        raise UnusableMedia(
+            "The video has no frames; it is empty or cut short.", code="no_frames"
+        ) from error
+    except MemoryError as error:  # what FFmpeg says about too many streams, too
+        raise OverLimit(
+            f"The video has more than {limits.max_streams} streams, or needs more memory to open "
+            "than is allowed.",
+            code="too_many_streams",
+            limit=limits.max_streams,
+        ) from error
     # Foreign exceptions (UnicodeDecodeError, MemoryError, OSError...) leak out of the parser on
     # damaged input, so that every one of them means the same thing here.
     except Exception as error:
@@ -80,15 +91,6 @@ def open_container(path: Path, limits: Limits) -> InputContainer:
             f"The video cannot be opened ({type(error).__name__}); it is damaged or incomplete.",
             code="unreadable",
         ) from error
-    if len(container.streams) > limits.max_streams:
-        actual = len(container.streams)
-        container.close()
-        raise OverLimit(
-            f"The video has {actual} streams; at most {limits.max_streams} are allowed.",
-            code="too_many_streams",
-            limit=limits.max_streams,
-            actual=actual,
-        )
     return container
 
 
