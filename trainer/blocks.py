@@ -98,9 +98,9 @@ class TrainingNetwork(Network):
     """
 
     def __init__(self, config: NetworkConfig, block: BlockConfig, seed: int = 0) -> None:
-        super().__init__(config)
-        self.block = block
         with torch.random.fork_rng(devices=[]):
+            super().__init__(config)
+            self.block = block
             torch.manual_seed(seed)
             self.conv_in = self._rep(self.conv_in)
             self.body = nn.ModuleList(self._rep(m) for m in self.body)

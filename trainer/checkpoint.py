@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +39,11 @@ def write_atomically(tensors: dict[str, Tensor], header: dict[str, str], path: P
             os.fsync(handle.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path} cannot be written ({error}); free space or choose --out"
+            f"{path} cannot be written ({error}); free space or choose another --out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Folders as data sets: what is read, split and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.bicubic import downscale
+from trainer.data import PictureSet, load_folder, sample_batch
+from trainer.errors import DataError
+
+
+def write(path: Path, height: int = 64, width: int = 64, seed: int = 0) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(path)
+    return picture
+
+
+def test_crops_of_one_source_picture_stay_on_one_side(tmp_path: Path) -> None:
+    rows = ["file,repository,path"]
+    for index in range(24):
+        write(tmp_path / f"{index:02}.png", seed=index)
+        rows.append(f"{index:02}.png,r,source{index // 3}.jpg")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    pictures = load_folder(tmp_path, 16, 2)
+    held_out = {int(p.name[:2]) // 3 for p in pictures.validation}
+    trained_on = {int(p.name[:2]) // 3 for p in pictures.train}
+    assert len(held_out) == 2
+    assert len(pictures.validation) == 6
+    assert not held_out & trained_on
+
+
+def test_adding_a_picture_does_not_reshuffle_the_split(tmp_path: Path) -> None:
+    for index in range(12):
+        write(tmp_path / f"{index:02}.png", seed=index)
+    before = {p.name for p in load_folder(tmp_path, 16, 2).validation}
+    write(tmp_path / "new.png", seed=99)
+    after = {p.name for p in load_folder(tmp_path, 16, 2).validation}
+    assert len(before & after) >= 1
+    assert len(after) == 2
+
+
+def test_at_most_a_quarter_is_held_out(pictures: PictureSet) -> None:
+    assert len(load_folder(Path("tests/data/train_small"), 16, 16).validation) == 3
+
+
+def test_lr_is_made_from_hr_cropped_to_a_multiple_of_four(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.png", 67, 70)
+    write(tmp_path / "b.png", 64, 64, 1)
+    pairs = load_folder(tmp_path, 16, 1)
+    pair = next(p for p in pairs.train + pairs.validation if p.name == "a.png")
+    assert pair.hr.shape == (3, 64, 68)
+    expected = downscale(first[:64, :68])
+    np.testing.assert_array_equal(pair.lr.permute(1, 2, 0).numpy(), expected)
+
+
+def test_pairs_are_read_from_hr_and_lr_folders(tmp_path: Path) -> None:
+    for index in range(2):
+        write(tmp_path / "hr" / f"{index}.png", 64, 64, index)
+        lr = write(tmp_path / "lr" / f"{index}.bmp", 16, 16, 10 + index)
+    pairs = load_folder(tmp_path, 16, 1)
+    pair = next(p for p in pairs.train + pairs.validation if p.name == "1.png")
+    np.testing.assert_array_equal(pair.lr.permute(1, 2, 0).numpy(), lr)
+
+
+def test_the_digest_names_the_content(tmp_path: Path) -> None:
+    for index in range(2):
+        write(tmp_path / f"{index}.png", seed=index)
+    first = load_folder(tmp_path, 16, 1).sha256
+    assert load_folder(tmp_path, 16, 1).sha256 == first
+    write(tmp_path / "1.png", seed=5)
+    assert load_folder(tmp_path, 16, 1).sha256 != first
+
+
+def test_crops_are_aligned(pictures: PictureSet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lr, hr = sample_batch(pictures.train, 8, 16, generator)
+    assert lr.shape == (8, 3, 16, 16)
+    assert hr.shape == (8, 3, 64, 64)
+    box = torch.nn.functional.avg_pool2d(hr.float(), 4)
+    assert float((box - lr).abs().mean()) < 6
+    assert float((box.roll(4, 3) - lr).abs().mean()) > 6
+
+
+def text(path: Path) -> None:
+    path.write_text("not a picture")
+
+
+def one_missing(path: Path) -> None:
+    folder = path.parent
+    for index in range(2):
+        write(folder / "hr" / f"{index}.png", 64, 64)
+    write(folder / "lr" / "0.png", 16, 16)
+
+
+def wrong_size(path: Path) -> None:
+    folder = path.parent
+    for index in range(2):
+        write(folder / "hr" / f"{index}.png", 64, 64)
+        write(folder / "lr" / f"{index}.png", 16, 18)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: None, "has no pictures"),
+        (text, r"bad\.png cannot be read as a picture"),
+        (lambda path: write(path, 40, 64), r"bad\.png is 64x40, smaller than a crop of 64"),
+        (lambda path: write(path), "holds one source picture"),
+        (one_missing, r"no low-resolution picture for 1\.png"),
+        (wrong_size, r"0\.png is 18x16 but .*0\.png is 64x64, not 4 times that"),
+    ],
+)
+def test_bad_folders_get_a_sentence_that_names_the_file(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(tmp_path / "bad.png")
+    if (tmp_path / "bad.png").is_file() and "one source" not in message:
+        write(tmp_path / "zgood.png")
+    with pytest.raises(DataError, match=message):
+        load_folder(tmp_path, 16, 1)
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load_folder(Path("nowhere"), 16, 1)
