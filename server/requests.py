@@ -13,7 +13,7 @@ from server.access import Caller
 from server.errors import ApiError, ErrorBody
 from server.service import Service
 
-PUBLIC = frozenset({"/", "/app.js", "/style.css", "/livez", "/readyz"})
+PUBLIC = frozenset({"/", "/app.js", "/style.css", "/favicon.ico", "/livez", "/readyz"})
 """Open to everybody, even where a key is needed."""
 
 SIGNED = "/jobs/{job_id}/result"

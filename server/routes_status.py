@@ -115,6 +115,12 @@ async def script() -> Response:
     return _page_file("app.js")
 
 
+@router.get("/favicon.ico", include_in_schema=False)
+async def favicon() -> Response:
+    """None; so that browsers do not ask again and again."""
+    return Response(status_code=204, headers={"Cache-Control": "max-age=86400"})
+
+
 @router.get("/style.css", include_in_schema=False)
 async def style() -> Response:
     """The page's and the documentation's style."""

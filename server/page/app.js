@@ -1,1 +1,382 @@
+// The page: sends a picture or a video, watches it being made, compares, downloads.
+// Text from the server only ever becomes textContent; nothing is loaded from elsewhere.
 
+const $ = (id) => document.getElementById(id);
+const POLL_MS = 2000;
+
+let key = takeKey();
+let watching = null; // the job on display: {id, controller, file}
+let urls = []; // object URLs of what is on display
+
+function takeKey() {
+  const found = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (found) {
+    sessionStorage.setItem("key", found);
+    history.replaceState(null, "", location.pathname); // not in screenshots, not in bookmarks
+  }
+  return found ?? sessionStorage.getItem("key");
+}
+
+function headers(more = {}) {
+  return key ? { ...more, Authorization: `Bearer ${key}` } : more;
+}
+
+class Refusal extends Error {}
+
+async function call(path, options = {}) {
+  const answer = await fetch(path, { ...options, headers: headers(options.headers) });
+  if (answer.ok) return answer;
+  if (answer.status === 401) $("key-form").hidden = false;
+  let text = `${answer.status} ${answer.statusText}`;
+  try {
+    text = (await answer.json()).error.message;
+  } catch { /* not our form: a proxy's answer */ }
+  throw new Refusal(text);
+}
+
+function say(text = "") {
+  $("message").textContent = text;
+}
+
+function guarded(work) {
+  return async (...given) => {
+    try {
+      await work(...given);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      say(error instanceof Refusal ? error.message : "The server does not answer.");
+      $("work").hidden = true;
+    }
+  };
+}
+
+// --- the engine -------------------------------------------------------------------------------
+
+async function showEngine() {
+  let text = "The server does not answer.";
+  try {
+    text = engineText(await (await fetch("/readyz")).json());
+  } catch { /* shown as it is */ }
+  if ($("engine").textContent !== text) $("engine").textContent = text;
+}
+
+function engineText(state) {
+  if (state.build) {
+    const done = Math.round(state.build.fraction * 100);
+    return `Building ${state.build.what}: ${done} %${state.backend ? `; meanwhile ${state.backend}` : ""}`;
+  }
+  if (state.problem) return state.problem;
+  if (!state.backend) return "The engine is starting…";
+  const model = state.model ? `, model ${state.model}` : "";
+  return `${state.backend}${model} on ${state.device}${verdictText(state.calibration)}`;
+}
+
+function verdictText({ state, fps, size, verdict }) {
+  if (state === "running" || state === "waiting") return " · measuring its speed…";
+  if (!fps) return "";
+  return ` · ${fps.toFixed(1)} fps at ${size}${verdict ? `: ${verdict}` : ""}`;
+}
+
+// --- sending ----------------------------------------------------------------------------------
+
+const start = guarded(async (file) => {
+  say();
+  await stopWatching();
+  $("result").hidden = true;
+  const isVideo = file.type.startsWith("video/") || file.type === "image/gif" || /\.(mkv|ts|avi|mov)$/i.test(file.name);
+  showWork(`Sending ${file.name}`);
+  const answer = await send(isVideo ? "/jobs" : "/upscale", file);
+  if (!isVideo) return showPicture(file, answer);
+  const job = JSON.parse(await answer.body.text());
+  await Promise.all([watch(job.id, file), showJobs()]);
+});
+
+// XMLHttpRequest, because fetch does not tell how much of a body has been sent.
+function send(path, file) {
+  const query = $("height").value ? `?height=${$("height").value}` : "";
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    watching = { controller: { abort: () => request.abort() } };
+    request.open("POST", path + query);
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.responseType = "blob";
+    request.upload.onprogress = ({ loaded, total }) => showProgress(loaded / total, `${percent(loaded / total)} sent`);
+    request.upload.onload = () => showProgress(null, "Waiting for the engine…");
+    request.onerror = () => reject(new Error("no connection"));
+    request.onabort = () => reject(new DOMException("", "AbortError"));
+    request.onload = async () => {
+      if (request.status < 400) return resolve({ body: request.response, header: (name) => request.getResponseHeader(name) });
+      if (request.status === 401) $("key-form").hidden = false;
+      try {
+        reject(new Refusal(JSON.parse(await request.response.text()).error.message));
+      } catch {
+        reject(new Refusal(`${request.status} ${request.statusText}`));
+      }
+    };
+    request.send(file);
+  });
+}
+
+function showWork(title) {
+  $("work").hidden = false;
+  $("work-title").textContent = title;
+  $("preview").hidden = true;
+  showProgress(null, "");
+}
+
+function showProgress(fraction, text) {
+  if (fraction === null) $("bar").removeAttribute("value");
+  else $("bar").value = fraction;
+  $("numbers").textContent = text;
+}
+
+const percent = (fraction) => `${Math.floor(fraction * 100)} %`;
+
+function duration(seconds) {
+  const whole = Math.round(seconds);
+  const minutes = Math.floor(whole / 60);
+  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+}
+
+// --- watching a job ---------------------------------------------------------------------------
+
+async function watch(id, file) {
+  const controller = new AbortController();
+  watching = { id, controller, file };
+  showWork(file ? file.name : `Job ${id.slice(0, 8)}`);
+  const answer = await call(`/jobs/${id}/events`, { signal: controller.signal });
+  for await (const job of events(answer.body)) {
+    showJob(job);
+    if (job.state === "done") await showVideo(job, file);
+    if (job.state === "failed") say(job.error.message);
+    if (["done", "failed", "cancelled"].includes(job.state)) {
+      $("work").hidden = true;
+      await showJobs();
+    }
+  }
+}
+
+// Server-sent events by fetch: EventSource cannot send a key.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += value;
+    const parts = rest.split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const data = part.split("\n").find((line) => line.startsWith("data: "));
+      if (data) yield JSON.parse(data.slice(6));
+    }
+  }
+}
+
+function showJob(job) {
+  const { frames, frames_total: total, fps, eta_seconds: eta } = job;
+  const parts = [total ? `${frames} of ${total} frames` : `${frames} frames`];
+  if (fps) parts.push(`${fps.toFixed(1)} fps`);
+  if (eta !== null) parts.push(`${duration(eta)} left`);
+  showProgress(total ? Math.min(1, frames / total) : null, job.state === "queued" ? "Waiting for a worker…" : parts.join(" · "));
+  if (job.has_preview && job.state === "running") showPreview(job.id);
+}
+
+let previewAt = 0;
+
+async function showPreview(id) {
+  if (performance.now() - previewAt < 1000) return;
+  previewAt = performance.now();
+  const answer = await fetch(`/jobs/${id}/preview`, { headers: headers() });
+  if (!answer.ok || watching?.id !== id) return;
+  const url = URL.createObjectURL(await answer.blob());
+  const picture = $("preview");
+  picture.onload = () => URL.revokeObjectURL(url);
+  picture.src = url;
+  picture.hidden = false;
+}
+
+async function stopWatching() {
+  watching?.controller.abort();
+  watching = null;
+  for (const url of urls.splice(0)) URL.revokeObjectURL(url);
+  $("pair").replaceChildren();
+}
+
+$("cancel").onclick = guarded(async () => {
+  const { id } = watching ?? {};
+  await stopWatching();
+  $("work").hidden = true;
+  if (id) await call(`/jobs/${id}/cancel`, { method: "POST" });
+  await showJobs();
+});
+
+// --- the result -------------------------------------------------------------------------------
+
+function keepUrl(blob) {
+  const url = URL.createObjectURL(blob);
+  urls.push(url);
+  return url;
+}
+
+async function showPicture(file, { body, header }) {
+  const [before, after] = [keepUrl(file), keepUrl(body)];
+  const pictures = [before, after].map((url) => Object.assign(new Image(), { src: url }));
+  await Promise.all(pictures.map((picture) => picture.decode()));
+  pictures[0].alt = "before";
+  pictures[1].alt = "after";
+  const { naturalWidth: width, naturalHeight: height } = pictures[1];
+  const type = header("Content-Type").split("/")[1];
+  const stages = (header("Server-Timing") ?? "").split(", ").map((part) => part.split(";dur="));
+  showResult(pictures, { width, height }, {
+    title: `${width} × ${height}, made by ${header("X-SR-Backend")}`,
+    url: after,
+    name: `${stem(file.name)}_x4.${type}`,
+    stages: Object.fromEntries(stages.map(([name, ms]) => [name, Number(ms)])),
+  });
+}
+
+async function showVideo(job, file) {
+  const link = await (await call(`/jobs/${job.id}/link`, { method: "POST" })).json();
+  const { width, height } = job.manifest.output;
+  const films = [file ? keepUrl(file) : null, link.url].filter(Boolean).map(film);
+  showResult(films, { width, height }, {
+    title: `${width} × ${height}, ${job.frames} frames at ${job.manifest.fps.toFixed(1)} fps by ${job.manifest.backend.name}`,
+    url: link.url,
+    name: `${file ? stem(file.name) : job.id.slice(0, 8)}_x4.${job.manifest.output.container}`,
+    stages: Object.fromEntries(Object.entries(job.manifest.stages).map(([name, times]) => [name, times.p50_ms])),
+  });
+  $("play").hidden = false;
+  $("play").textContent = "Play";
+}
+
+function film(url) {
+  return Object.assign(document.createElement("video"), { src: url, muted: true, loop: true, playsInline: true });
+}
+
+const stem = (name) => name.replace(/\.[^.]*$/, "");
+
+function showResult(pair, size, { title, url, name, stages }) {
+  $("work").hidden = true;
+  $("result").hidden = false;
+  $("play").hidden = true;
+  $("result-title").textContent = title;
+  Object.assign($("download"), { href: url, download: name });
+  pair.at(-1).classList.add("after");
+  $("pair").replaceChildren(...pair);
+  $("pair").dataset.width = size.width;
+  $("pair").dataset.height = size.height;
+  zoom();
+  split();
+  showStages(stages);
+}
+
+function zoom() {
+  const { width, height } = $("pair").dataset;
+  const wanted = $("zoom").value;
+  const fit = Math.min(1, $("viewport").clientWidth / width);
+  const scale = wanted === "fit" ? fit : Number(wanted) / devicePixelRatio;
+  $("pair").style.width = `${width * scale}px`;
+  $("pair").style.height = `${height * scale}px`;
+  $("pair").classList.toggle("zoomed", scale * devicePixelRatio >= 1);
+}
+
+function split() {
+  $("pair").style.setProperty("--split", `${$("slider").value}%`);
+}
+
+function showStages(stages) {
+  const longest = Math.max(...Object.values(stages), 0.001);
+  $("stages").replaceChildren(...Object.entries(stages).flatMap(([name, ms]) => {
+    const bar = Object.assign(document.createElement("dd"), { className: "bar" });
+    bar.style.setProperty("--share", `${(100 * ms) / longest}%`);
+    return [text("dt", name), bar, text("dd", `${ms.toFixed(ms < 10 ? 1 : 0)} ms`)];
+  }));
+}
+
+function text(tag, content, className = "") {
+  return Object.assign(document.createElement(tag), { textContent: content, className });
+}
+
+$("slider").oninput = split;
+$("zoom").onchange = zoom;
+addEventListener("resize", () => $("result").hidden || zoom());
+$("pair").onpointermove = ({ clientX, buttons }) => {
+  if (!buttons) return;
+  const box = $("pair").getBoundingClientRect();
+  $("slider").value = (100 * (clientX - box.left)) / box.width;
+  split();
+};
+$("play").onclick = () => {
+  const films = [...$("pair").querySelectorAll("video")];
+  const resume = films[0].paused;
+  for (const one of films) {
+    one.currentTime = films[0].currentTime;
+    if (resume) one.play();
+    else one.pause();
+  }
+  $("play").textContent = resume ? "Pause" : "Play";
+};
+
+// --- the list of jobs -------------------------------------------------------------------------
+
+async function showJobs() {
+  const { jobs } = await (await call("/jobs?count=20")).json();
+  $("no-jobs").hidden = jobs.length > 0;
+  $("jobs").replaceChildren(...jobs.map(jobItem));
+}
+
+function jobItem(job) {
+  const item = document.createElement("li");
+  const row = text("div", "", "row");
+  const when = new Date(job.created_at * 1000).toLocaleString();
+  const frames = job.frames ? `, ${job.frames} frames` : "";
+  const title = text("strong", `${when}${frames} · `);
+  title.append(text("span", job.state, `state-${job.state}`));
+  row.append(title);
+  const act = (name, work) => {
+    const button = Object.assign(text("button", name), { type: "button", onclick: guarded(work) });
+    button.setAttribute("aria-label", `${name} job of ${when}`);
+    row.append(button);
+  };
+  const finished = ["done", "failed", "cancelled"].includes(job.state);
+  if (job.kind === "job" && (job.state === "done" || !finished)) {
+    act("Show", async () => {
+      await stopWatching();
+      await watch(job.id);
+    });
+  }
+  act(finished ? "Delete" : "Cancel", async () => {
+    if (finished) await call(`/jobs/${job.id}`, { method: "DELETE" });
+    else await call(`/jobs/${job.id}/cancel`, { method: "POST" });
+    await showJobs();
+  });
+  item.append(row);
+  if (job.error) item.append(text("p", job.error.message, "state-failed"));
+  return item;
+}
+
+// --- start ------------------------------------------------------------------------------------
+
+$("file").onchange = ({ target }) => {
+  if (target.files[0]) start(target.files[0]);
+  target.value = ""; // the same file can be chosen again
+};
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files[0]) start(event.dataTransfer.files[0]);
+  });
+}
+$("key-form").onsubmit = (event) => {
+  event.preventDefault();
+  key = $("key").value.trim();
+  sessionStorage.setItem("key", key);
+  $("key-form").hidden = true;
+  guarded(showJobs)();
+};
+guarded(showJobs)();
+showEngine();
+setInterval(() => document.hidden || showEngine(), POLL_MS);

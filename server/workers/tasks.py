@@ -19,6 +19,7 @@ from engine.errors import EngineError, ModelError
 from engine.frames import Frame
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
+from server.jobs.model import JobFolder
 from server.manifest import Manifest
 from server.media.decode import DecodeOptions, Decoder
 from server.media.errors import Cancelled, CodecUnavailable, DiskFull, EncodeError, MediaError
@@ -125,7 +126,23 @@ class EngineTasks:
 
     def job(self, task: Message, context: TaskContext) -> Message:
         """``folder``/input -> ``folder``/result, by way of segments that survive a kill."""
-        raise NotImplementedError
+        folder = JobFolder(Path(task["folder"]))
+        container = task["options"].get("format", "mp4")
+        result = folder.path / _NAMES[container]
+        manifest = upscale_video(
+            folder.input,
+            result,
+            self._watched({**task, "preview": str(folder.preview)}, context),
+            self._video_options(task["options"], "job"),
+            ProgressReporter(context),
+            cancelled=context.cancelled.is_set,
+        )
+        return {
+            **_summary(manifest),
+            "result_name": result.name,
+            "result_bytes": result.stat().st_size,
+            "result_type": _TYPES[container],
+        }
 
     def probe(self, task: Message, context: TaskContext) -> Message:
         """What is known about the video ``source`` before any work."""
@@ -175,11 +192,15 @@ class EngineTasks:
                 model,
                 threads=self._config["threads"],
                 cache_dir=None if cache_dir is None else Path(cache_dir),
-                on_progress=self._on_build,
+                on_progress=self._on_build_step,
             )
         )
         self._upscalers[model] = upscaler
         return upscaler
+
+    def _on_build_step(self, fraction: float, phase: str) -> bool:
+        self._on_build(phase, fraction)
+        return True
 
     def _upscaler(self, options: Message) -> Upscaler:
         """The engine with the model that was asked for; opened once, then kept."""

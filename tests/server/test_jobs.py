@@ -1,0 +1,250 @@
+"""Jobs from the outside: submitted, watched, fetched, cancelled, deleted, and never lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.live import LiveServer, environment, live_server, png, wait_ready, wait_until
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with live_server(tmp_path_factory.mktemp("data"), SR_WORKERS="2") as running:
+        wait_ready(running)
+        yield running
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[httpx.Client]:
+    with server.client() as opened:
+        yield opened
+
+
+@pytest.fixture
+def clip(data: Path) -> bytes:
+    return (data / "demo" / "city_256x256.mp4").read_bytes()
+
+
+def submit(client: httpx.Client, clip: bytes, query: str = "height=256", **headers: str) -> Json:
+    answer = client.post(f"/jobs?{query}", content=clip, headers=headers)
+    assert answer.status_code == 202, answer.text
+    job: Json = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{job['id']}"
+    return job
+
+
+def finished(client: httpx.Client, job_id: str) -> Json:
+    name, job = events(client, job_id)[-1]
+    assert name == "end"
+    return job
+
+
+def events(client: httpx.Client, job_id: str) -> list[tuple[str, Json]]:
+    found = []
+    with client.stream("GET", f"/jobs/{job_id}/events") as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        name = ""
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                found.append((name, json.loads(line.removeprefix("data: "))))
+    return found
+
+
+def test_a_job_is_watched_to_its_end_and_fetched(client: httpx.Client, clip: bytes) -> None:
+    job = submit(client, clip, "height=512")
+    heard = events(client, job["id"])
+    assert heard[-1][0] == "end"
+    assert {name for name, _ in heard[:-1]} == {"progress"}
+    frames = [seen["frames"] for _, seen in heard]
+    assert frames == sorted(frames)
+    assert any(seen["fps"] and seen["eta_seconds"] is not None for _, seen in heard[:-1])
+    last = heard[-1][1]
+    assert (last["state"], last["frames"]) == ("done", 41)
+    assert last["manifest"]["frames_in"] == last["manifest"]["frames_out"] == 41
+    result = client.get(f"/jobs/{job['id']}/result")
+    assert result.headers["Content-Type"] == "video/mp4"
+    assert len(result.content) == last["result_bytes"]
+    preview = client.get(f"/jobs/{job['id']}/preview")
+    assert preview.content.startswith(b"\xff\xd8\xff")
+    assert job["id"] in [listed["id"] for listed in client.get("/jobs").json()["jobs"]]
+
+
+@pytest.fixture(scope="module")
+def done_job(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    source = Path(__file__).parents[1] / "data" / "demo" / "city_256x256.mp4"
+    with server.client() as client:
+        return finished(client, submit(client, source.read_bytes())["id"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "last"),
+    [
+        ("bytes=0-9", 206, 0, 9),
+        ("bytes=10-", 206, 10, -1),
+        ("bytes=-7", 206, -7, -1),
+        ("bytes=5-999999999", 206, 5, -1),
+        ("bytes=0-0,2-2", 200, 0, -1),
+        ("lines=0-1", 200, 0, -1),
+        ("bytes=999999999-", 416, 0, 0),
+    ],
+)
+def test_a_range_of_a_result(
+    client: httpx.Client, done_job: Json, asked: str, status: int, first: int, last: int
+) -> None:
+    path = f"/jobs/{done_job['id']}/result"
+    whole = client.get(path).content
+    answer = client.get(path, headers={"Range": asked})
+    assert answer.status_code == status
+    if status == 416:
+        assert answer.headers["Content-Range"] == f"bytes */{len(whole)}"
+        return
+    first, last = first % len(whole), last % len(whole)
+    assert answer.content == whole[first : last + 1]
+    if status == 206:
+        assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{len(whole)}"
+
+
+def test_the_same_key_gives_the_same_job_and_another_body_is_refused(
+    client: httpx.Client, clip: bytes
+) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        jobs = list(
+            threads.map(lambda _: submit(client, clip, **{"Idempotency-Key": "k1"}), range(8))
+        )
+    assert len({job["id"] for job in jobs}) == 1
+    other = client.post("/jobs?height=128", content=clip, headers={"Idempotency-Key": "k1"})
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+    finished(client, jobs[0]["id"])
+
+
+def test_a_cancelled_job_stops_and_a_deleted_one_is_gone(
+    client: httpx.Client, server: LiveServer, clip: bytes
+) -> None:
+    job = submit(client, clip, "quality=1")
+    wait_until(lambda: client.get(f"/jobs/{job['id']}").json()["frames"] > 0, "the first frame")
+    stopped = client.post(f"/jobs/{job['id']}/cancel").json()
+    assert stopped["state"] == "cancelled"
+    assert client.post(f"/jobs/{job['id']}/cancel").status_code == 409
+    assert client.get(f"/jobs/{job['id']}/result").status_code == 409
+    wait_until(lambda: set(client.get("/readyz").json()["workers"]) == {"idle"}, "idle workers")
+    assert client.delete(f"/jobs/{job['id']}").status_code == 204
+    assert client.get(f"/jobs/{job['id']}").status_code == 404
+    assert not (server.data_dir / "jobs" / job["id"]).exists()
+
+
+def test_a_dry_run_estimates_and_keeps_nothing(
+    client: httpx.Client, server: LiveServer, clip: bytes
+) -> None:
+    before = sorted((server.data_dir / "jobs").iterdir())
+    answer = client.post("/jobs?dry_run=1&height=512", content=clip)
+    assert answer.status_code == 200
+    assert answer.json()["output"] == {"width": 512, "height": 512, "frames": 41}
+    assert answer.json()["estimated_bytes"] > 0
+    assert sorted((server.data_dir / "jobs").iterdir()) == before
+
+
+def test_a_signed_link_needs_no_key_and_opens_only_its_result(tmp_path: Path, clip: bytes) -> None:
+    with live_server(tmp_path, "--host", "0.0.0.0") as server:
+        headers = {"Authorization": f"Bearer {server.key}"}
+        with server.client() as stranger, server.client(headers=headers) as owner:
+            wait_ready(server)
+            jobs = [submit(owner, clip) for _ in range(2)]
+            for job in jobs:
+                assert finished(owner, job["id"])["state"] == "done"
+            link = owner.post(f"/jobs/{jobs[0]['id']}/link").json()["url"]
+            assert stranger.get(link).status_code == 200
+            forged = link.replace(jobs[0]["id"], jobs[1]["id"])
+            assert stranger.get(forged).status_code == 401
+            assert stranger.get(link.replace("expires=", "expires=9")).status_code == 401
+            assert stranger.get(f"/jobs/{jobs[0]['id']}/result").status_code == 401
+
+
+def test_every_route_is_closed_without_a_key_and_jobs_are_only_their_owners(
+    tmp_path: Path, clip: bytes
+) -> None:
+    keys = tmp_path / "keys"
+    made = [
+        subprocess.run(
+            [sys.executable, "-m", "server", "--add-key", name],
+            env=environment(tmp_path, SR_API_KEYS_FILE=str(keys)),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in ("first", "second")
+    ]
+    with live_server(tmp_path, SR_API_KEYS_FILE=str(keys)) as server:
+        wait_ready(server)
+        with server.client() as client:
+            first, second = ({"X-API-Key": key} for key in made)
+            job = client.post("/jobs?height=64", content=clip, headers=first).json()
+            schema = client.get("/openapi.json", headers=first).json()
+            public = {"/livez", "/readyz"}
+            for path, operations in schema["paths"].items():
+                for method in operations:
+                    url = path.replace("{job_id}", job["id"])
+                    for bad in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic abc"}):
+                        status = client.request(method, url, headers=bad).status_code
+                        assert (status == 401) != (path in public), (method, path, status)
+                    if "{job_id}" in path:
+                        answer = client.request(method, url, headers=second)
+                        assert answer.status_code == 404, (method, path)
+            for path in ("/docs", "/openapi.json"):
+                assert client.get(path).status_code == 401
+            assert client.get(f"/jobs/{job['id']}", headers=first).status_code == 200
+            assert client.get("/jobs", headers=second).json() == {"jobs": []}
+
+
+@pytest.mark.parametrize(("limit", "status", "code"), [("2", 429, "too_many_jobs")])
+def test_the_limit_of_unfinished_jobs(
+    tmp_path: Path, clip: bytes, limit: str, status: int, code: str
+) -> None:
+    with live_server(tmp_path, SR_JOBS_PER_KEY=limit) as server, server.client() as client:
+        wait_ready(server)
+        jobs = [submit(client, clip, "quality=1") for _ in range(2)]
+        refused = client.post("/jobs", content=clip)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+        client.post(f"/jobs/{jobs[0]['id']}/cancel")
+        submit(client, clip, "height=64")
+
+
+def test_a_picture_and_a_broken_video_are_no_jobs(client: httpx.Client, clip: bytes) -> None:
+    assert client.post("/jobs", content=png()).status_code == 415
+    job = submit(client, clip[: len(clip) // 3], "strict=1")
+    failed = finished(client, job["id"])
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "truncated")
+
+
+def test_jobs_survive_a_kill_of_everything_and_give_the_same_frames(
+    tmp_path: Path, clip: bytes
+) -> None:
+    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
+        wait_ready(server)
+        whole = submit(client, clip, "height=512")
+        expected = finished(client, whole["id"])["manifest"]
+        cut = submit(client, clip, "height=512")
+        waiting = submit(client, clip, "height=64")
+        wait_until(lambda: client.get(f"/jobs/{cut['id']}").json()["frames"] > 0, "some frames")
+        server.stop(signal.SIGKILL)
+    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
+        for job in (cut, waiting):
+            again = finished(client, job["id"])
+            assert again["state"] == "done", again
+            assert again["manifest"]["pts_sha256"] == expected["pts_sha256"]
+            assert again["frames"] == 41
+        results = [client.get(f"/jobs/{job['id']}/result").content for job in (whole, cut)]
+        assert len(results[1]) > 0
