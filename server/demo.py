@@ -33,13 +33,10 @@ from server.media.errors import EncodeError, MediaError
 from server.media.limits import command_line_limits
 from server.progress import video_bar
 from server.session import upscale_video
-from server.video_options import VideoOptions
 
 CLIPS = Path(__file__).resolve().parents[1] / "tests" / "data" / "demo"
 INPUT, OUTPUT, PICTURE, MANIFEST = "input.mp4", "output_x4.mp4", "comparison.png", "manifest.json"
 CROP_PIXELS, CROPS = 160, 2
-QUALITY = 12
-"""Constant quality of libx264 at which the codec costs less than 0.05 dB of PSNR-Y here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +120,7 @@ def _upscale(chosen: Arguments, console: Console) -> Manifest:
                 chosen.out / INPUT,
                 chosen.out / OUTPUT,
                 upscaler,
-                VideoOptions(quality=QUALITY),
-                on_progress,
+                on_progress=on_progress,
             )
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from engine.backends.nearest import repeat
 from engine.contract import SCALE
 from engine.frames import Bytes, Frame, Nv12
-from server.media.bicubic import bicubic_x4
 from server.media.errors import UnusableMedia
 from server.media.picture_header import PictureFormat
 from server.media.pictures import EncodedPicture, Picture, check_output, encode_picture
@@ -62,22 +62,30 @@ def upscale_picture(
 
 
 def enlarge_picture(picture: Picture, upscaler: FrameUpscaler, *, best: bool = False) -> Picture:
-    """``picture`` x4: colour through the network, alpha by bicubic.
+    """``picture`` x4: colour through the network, then alpha through it as grey.
 
-    Alpha is a mask, not a photograph: bicubic keeps opaque and empty areas exactly so, which the
-    network does not promise, and costs a hundredth of a second pass through it.
+    On sixteen drawn masks the network gave alpha 3.5 dB more than bicubic did, but it left one
+    opaque pixel in twenty short of 255 (by up to 10): flat areas therefore keep their value.
     """
+    run = _run_all_turns if best else _run
     colour, alpha, notes = picture.colour, picture.alpha, picture.notes
     if alpha is not None:
         filled = fill_hidden(colour, alpha)
         if filled is not colour:
             notes = (*notes, "colours under full transparency were filled from their neighbours")
-        colour, alpha = filled, bicubic_x4(alpha)
-    run = _run_all_turns if best else _run
+        colour = filled
+        alpha = _keep_flat(alpha, _as_grey(run(_as_rgb(alpha), upscaler)))
     enlarged = run(_as_rgb(colour), upscaler)
-    if picture.is_grey:
-        enlarged = np.array(Image.fromarray(enlarged).convert("L"))
+    enlarged = _as_grey(enlarged) if picture.is_grey else enlarged
     return replace(picture, colour=enlarged, alpha=alpha, notes=notes)
+
+
+def _keep_flat(plane: Bytes, enlarged: Bytes) -> Bytes:
+    """``enlarged`` with the value of ``plane`` wherever its 5x5 surroundings are all alike."""
+    image = Image.fromarray(plane)
+    lowest = np.asarray(image.filter(ImageFilter.MinFilter(5)))
+    flat = lowest == np.asarray(image.filter(ImageFilter.MaxFilter(5)))
+    return np.where(repeat(flat.view(np.uint8)).view(np.bool_), repeat(plane), enlarged)
 
 
 def _checked_size(picture: Picture, options: PictureOptions) -> tuple[int, int]:
@@ -110,6 +118,10 @@ def _as_rgb(colour: Bytes) -> Bytes:
     if colour.ndim == 3:
         return colour
     return np.ascontiguousarray(np.broadcast_to(colour[..., np.newaxis], (*colour.shape, 3)))
+
+
+def _as_grey(frame: Bytes) -> Bytes:
+    return np.array(Image.fromarray(frame).convert("L"))
 
 
 def _run(frame: Bytes, upscaler: FrameUpscaler) -> Bytes:

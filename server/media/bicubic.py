@@ -1,4 +1,4 @@
-"""Bicubic x4: the yardstick of every super-resolution figure, and how alpha is enlarged.
+"""Bicubic x4: the yardstick of every super-resolution figure.
 
 Keys' cubic (a = -0.5), symmetric border, rounded half up once at the end: MATLAB's ``imresize``
 in double precision, up to a sample in a few thousand where float32 rounds the other way.

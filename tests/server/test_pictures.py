@@ -244,6 +244,24 @@ def test_transparency_is_enlarged_apart_and_hidden_colour_never_bleeds(
     assert np.abs(pixels[:, :40, :3].astype(int) - visible).max() <= 1
 
 
+class Dimming:
+    """An upscaler that leaves everything a little darker, as a network may."""
+
+    def upscale(self, frame: Frame) -> Frame:
+        assert isinstance(frame, np.ndarray)
+        return np.maximum(repeat(frame), 4) - 4
+
+
+def test_opaque_and_empty_areas_stay_exactly_so_whatever_the_network_does() -> None:
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[:, 8:] = 255
+    result = enlarge_picture(Picture(np.full((16, 16, 3), 90, np.uint8), alpha, "png"), Dimming())
+    assert result.alpha is not None
+    assert (result.alpha[:, :24] == 0).all()
+    assert (result.alpha[:, 40:] == 255).all()
+    assert (result.alpha[:, 32:40] == 251).all()
+
+
 def test_a_transparent_colour_of_an_rgb_png_becomes_alpha() -> None:
     image = Image.fromarray(ramp())
     picture = decoded(saved(image, "png", transparency=(0, 0, 0)))
