@@ -19,8 +19,8 @@ MAX_DEVIATION = 0.25
 """Mean difference over mean detail in the worst block. Measured (docs/experiments.md, Guard):
 natural pictures reach 0.09, hostile ones 0.14; the mildest fault looked for gives 0.33."""
 
-FLAT_DETAIL = 8.0
-"""Grey levels added to the detail, so that a flat block may be 2 levels off."""
+FLAT_DETAIL = 16.0
+"""Grey levels added to the detail, so that a flat block may be 4 levels off."""
 
 SAMPLED_ROWS = 32
 """Input rows looked at in one frame."""

@@ -159,7 +159,7 @@ def stand_in(name: str) -> bytes:
     """Safetensors bytes of untrained weights for a name of :data:`NAMES`, always the same.
 
     The first three channels carry the picture to the output, where every pixel is repeated; the
-    rest is He noise at one hundredth of its size, so that every layer matters to a comparison.
+    rest is He noise, small where it reaches the picture, so that every layer matters to a comparison.
     """
     config = NetworkConfig(width=MODELS.get(name, MODELS["fast"]))
     generator = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def stand_in(name: str) -> bytes:
             weights[key] = np.zeros(shape, np.float32)
             continue
         noise = generator.standard_normal(shape) * np.sqrt(2 / (shape[1] * 9))
-        weights[key] = (noise * (0.01 if key in _CARRIERS else 1)).astype(np.float32)
+        weights[key] = (noise * (0.005 if key in _CARRIERS else 1)).astype(np.float32)
     for colour in range(3):
         weights["conv_in.weight"][colour, colour, 1, 1] += 1
         weights["conv_mid.weight"][colour, colour, 1, 1] += 1
