@@ -89,6 +89,10 @@ def run(chosen: Arguments, console: Console) -> Figures:
         ValueError: other files are in the way, or clip and truth do not fit.
         MediaError, EncodeError, EngineError, OSError: from the stages.
     """
+    if not (chosen.clip.is_file() and chosen.truth.is_file()):
+        raise ValueError(
+            "the demo's clips are not here; run it in a source checkout or name --clip, --truth."
+        )
     _clear(chosen.out)
     shutil.copyfile(chosen.clip, chosen.out / INPUT)
     manifest = _upscale(chosen, console)

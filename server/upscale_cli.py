@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from engine.errors import EngineError
-from engine.selection import open_backend
+from engine.selection import OnProgress, open_backend
 from engine.upscaler import Upscaler
 from server.beside import write_whole
 from server.media.codecs import DEFAULT_CODEC, find_codec
@@ -149,13 +149,33 @@ def _run_video(chosen: Arguments, size: tuple[int, int] | None, console: Console
 
 @contextmanager
 def _opened(chosen: Arguments, console: Console) -> Iterator[Upscaler]:
-    backend = open_backend(chosen.backend, chosen.model, threads=chosen.threads)
+    backend = open_backend(
+        chosen.backend,
+        chosen.model,
+        threads=chosen.threads,
+        on_progress=_build_reporter(console),
+    )
     with Upscaler(backend) as upscaler:
         info = upscaler.info
         model = f", model {info.model}" if info.model else ""
         reason = f" ({info.detail['reason']})" if "reason" in info.detail else ""
         _say(console, f"backend {info.name} {info.version} on {info.device}{model}{reason}")
         yield upscaler
+
+
+def _build_reporter(console: Console) -> OnProgress:
+    """Says every tenth of the way to a plan, whose first build takes minutes."""
+    last = ("", -1)
+
+    def on_progress(fraction: float, phase: str) -> bool:
+        nonlocal last
+        step = (phase, int(fraction * 10))
+        if step != last:
+            last = step
+            _say(console, f"building the plan ({phase}): {step[1] * 10} %")
+        return True
+
+    return on_progress
 
 
 def _picture_files(

@@ -137,7 +137,7 @@ def encode_picture(
     PNG is always lossless and ignores it.
 
     Raises:
-        UnusableMedia: the picture is transparent and ``format`` cannot be.
+        UnusableMedia: the picture is transparent and ``format`` cannot be, or its encoder gave up.
         OverLimit: see ``check_output``.
     """
     format = format or picture.format
@@ -164,7 +164,14 @@ def encode_picture(
         exif = None
     buffer = io.BytesIO()
     image = _image(picture, with_alpha=format != "jpeg")
-    image.save(buffer, format.upper(), **_options(format, quality, icc, exif))
+    try:
+        image.save(buffer, format.upper(), **_options(format, quality, icc, exif))
+    except (ValueError, OSError) as error:  # libwebp gives up on 200 megapixels of much detail
+        raise UnusableMedia(
+            f"The result of {picture.width}x{picture.height} pixels cannot be encoded as {format} "
+            f"({error}); ask for another format or a smaller size.",
+            code="bad_parameter",
+        ) from error
     return EncodedPicture(buffer.getvalue(), format, picture.width, picture.height, tuple(notes))
 
 

@@ -145,6 +145,15 @@ def test_the_exif_turn_is_applied_once_and_reset(
         assert np.array_equal(np.asarray(out), repeat(np.asarray(upright)))
 
 
+def test_a_second_picture_in_the_file_is_said_to_be_left_out() -> None:
+    """As in ultra HDR pictures (gain map) and in those of stereo cameras."""
+    first, second = Image.fromarray(repeat(ramp(), 8)), Image.fromarray(ramp())
+    data = saved(first, "mpo", save_all=True, append_images=[second])
+    picture = decoded(data)
+    assert (picture.format, picture.width) == ("jpeg", first.width)
+    assert "further pictures in the file (gain map, preview) were left out" in picture.notes
+
+
 def exif_with_gps() -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "camera"
