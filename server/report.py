@@ -26,6 +26,8 @@ class Facts:
     ledger: list[int]
     """Every pts as written, in ``info.time_base`` units."""
     frames_reused: int
+    frames_promised: int
+    """What the container claims for exactly this part; 0: nothing that could be checked."""
     missing_bytes: int
     strict: bool
     copied: list[dict[str, Any]]
@@ -50,9 +52,9 @@ def build_manifest(facts: Facts) -> Manifest:
     """
     info, decoded, encoded = facts.info, facts.decoded, facts.encoded
     _check_counts(facts)
-    short = _frames_short(info, decoded)
+    short = _frames_short(facts)
     if short and facts.strict:
-        raise truncated(f"{short} of {info.frames_promised} frames are missing")
+        raise truncated(f"{short} of {facts.frames_promised} frames are missing")
     first, last = facts.ledger[0] * info.time_base, facts.ledger[-1] * info.time_base
     frames = len(facts.ledger)
     return Manifest(
@@ -93,11 +95,12 @@ def _check_counts(facts: Facts) -> None:
         raise EncodeError(f"Frames were lost ({text}); this is a bug, please report it.")
 
 
-def _frames_short(info: VideoInfo, decoded: DecodeSummary) -> int:
+def _frames_short(facts: Facts) -> int:
     """Frames that the container promised and does not have. Only MP4 counts its own packets."""
-    if info.container != "mov" or decoded.stopped_early or decoded.skipped:
+    decoded = facts.decoded
+    if facts.info.container != "mov" or decoded.stopped_early or decoded.skipped:
         return 0
-    return max(info.frames_promised - decoded.packets, 0)
+    return max(facts.frames_promised - decoded.packets, 0)
 
 
 def _input_entry(info: VideoInfo) -> dict[str, object]:
@@ -137,7 +140,7 @@ def _warnings(facts: Facts, short: int) -> list[str]:
     info, decoded, missing = facts.info, facts.decoded, facts.missing_bytes
     found = [
         (missing, f"the input is cut short: {missing} bytes are missing"),
-        (short, f"{short} of {info.frames_promised} promised frames are missing"),
+        (short, f"{short} of {facts.frames_promised} promised frames are missing"),
         (decoded.demux_error, f"reading stopped early ({decoded.demux_error})"),
         (decoded.decode_errors, f"{decoded.decode_errors} packets could not be decoded"),
         (decoded.corrupt_packets, f"{decoded.corrupt_packets} packets are damaged"),

@@ -124,6 +124,7 @@ class _Run:
                     backend=self.upscaler.info,
                     ledger=flow.ledger,
                     frames_reused=flow.reused,
+                    frames_promised=info.frames_promised,
                     missing_bytes=self.missing,
                     strict=options.strict,
                     copied=encoder.copied,

@@ -50,7 +50,7 @@ class Child:
 
         Args:
             module: what to run.
-            work: what it does, for messages, e.g. ``decoding``.
+            work: what it does, for messages: ``decoding``, ``encoding`` or ``joining``.
             pass_fds: further descriptors it inherits under the same numbers.
 
         Raises:
@@ -110,10 +110,8 @@ class Child:
         except WireClosed:
             raise self._death() from None
         except WireTimeout:
-            raise UnusableMedia(
-                f"The {self._work} of this video made no progress for {timeout_seconds:.0f} s; "
-                "it may be damaged.",
-                code="no_progress",
+            raise self._fault(
+                f"made no progress for {timeout_seconds:.0f} s", "no_progress"
             ) from None
         if message.get("type") == "error":
             raise error_from_message(message)
@@ -127,16 +125,20 @@ class Child:
         while True:
             self.receive(5.0)
 
-    def _death(self) -> MediaError:
+    def _death(self) -> MediaError | EncodeError:
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
             status = 0
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return UnusableMedia(
-            f"The {self._work} of this video failed ({name}); it may be damaged or too large.",
-            code="crashed",
-        )
+        return self._fault(f"failed ({name})", "crashed")
+
+    def _fault(self, what: str, code: str) -> MediaError | EncodeError:
+        """Decoding fails because of the file, anything else because of us."""
+        if self._work == "decoding":
+            text = f"The decoding of this video {what}; it may be damaged or too large."
+            return UnusableMedia(text, code=code)
+        return EncodeError(f"The {self._work} of this video {what}; try another codec or size.")
 
     @property
     def pid(self) -> int:

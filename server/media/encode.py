@@ -30,6 +30,8 @@ from server.media.wire import Message, slot_bytes
 _SLOTS = 3
 _GOP_SECONDS_FILE = 5
 _GOP_SECONDS_STREAM = 1
+_PATIENCE = 120.0
+_JOIN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class EncodeSummary:
     shift_seconds: Fraction
     """How far the muxer had to move everything so that no time stamp is negative."""
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    packet_pts: tuple[int, ...] = ()
+    """Of a segment: the pts of its packets in decoding order."""
 
 
 class Encoder:
@@ -92,7 +96,7 @@ class Encoder:
     def __init__(
         self,
         options: EncodeOptions,
-        companions: Companions,
+        companions: Companions | None,
         output: Path | int,
         check: Callable[[], None] | None = None,
     ) -> None:
@@ -100,18 +104,12 @@ class Encoder:
 
         Args:
             options: what to write.
-            companions: the source of everything but the picture.
+            companions: the source of everything but the picture; None: the picture alone.
             output: a file to create, or the descriptor of a pipe to write to.
             check: called several times a second while waiting; raises to give up.
         """
-        codec = find_codec(options.codec)
-        check_codec_size(codec, options.out_width, options.out_height)
-        if options.out_width % 2 or options.out_height % 2:
-            raise CodecUnavailable(
-                f"A video cannot be {options.out_width}x{options.out_height}; "
-                "width and height must be even."
-            )
-        self._limits = companions.limits
+        codec = checked_codec(options)
+        self._patience = _PATIENCE if companions is None else companions.limits.no_progress_seconds
         self._check = check
         self._free = list(range(_SLOTS))
         self.dropped: list[dict[str, Any]] = []
@@ -129,7 +127,7 @@ class Encoder:
             raise
 
     def _receive(self) -> Message:
-        return self._child.receive(self._limits.no_progress_seconds, self._check)
+        return self._child.receive(self._patience, self._check)
 
     @property
     def pid(self) -> int:
@@ -153,13 +151,7 @@ class Encoder:
         self._child.send({"type": "end"})
         while (message := self._receive())["type"] == "free":
             pass
-        return EncodeSummary(
-            frames=message["frames"],
-            packets=message["packets"],
-            side_packets=message["side_packets"],
-            shift_seconds=Fraction(message["shift_seconds"]),
-            stages=message["stages"],
-        )
+        return _summary(message)
 
     def close(self) -> None:
         """Ends the child; harmless when called twice."""
@@ -175,6 +167,62 @@ class Encoder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What ``join_segments`` made."""
+
+    summary: EncodeSummary
+    copied: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+
+
+def join_segments(
+    folder: Path,
+    options: EncodeOptions,
+    companions: Companions,
+    output: Path,
+    check: Callable[[], None] | None = None,
+) -> Joined:
+    """Writes the segments in ``folder`` into one file, without encoding anything again.
+
+    Every time stamp comes from the ledger beside them; ``options`` are those of the result.
+
+    Raises:
+        EncodeError, DiskFull, MediaError: as ``Encoder``.
+    """
+    patience = companions.limits.no_progress_seconds
+    command = _command(options, checked_codec(options), companions, output)
+    with Child("server.media.encode_child", "joining") as child:
+        child.send(command | {"type": "join", "folder": str(folder.absolute())})
+        ready = child.receive(patience, check)
+        # Copying a long video says nothing until it is done.
+        done = child.receive(_JOIN_SECONDS, check)
+    return Joined(_summary(done), ready["copied"], ready["dropped"])
+
+
+def checked_codec(options: EncodeOptions) -> Codec:
+    """The codec asked for. Raises CodecUnavailable when it cannot hold the result."""
+    codec = find_codec(options.codec)
+    check_codec_size(codec, options.out_width, options.out_height)
+    if options.out_width % 2 or options.out_height % 2:
+        raise CodecUnavailable(
+            f"A video cannot be {options.out_width}x{options.out_height}; "
+            "width and height must be even."
+        )
+    return codec
+
+
+def _summary(message: Message) -> EncodeSummary:
+    return EncodeSummary(
+        frames=message["frames"],
+        packets=message["packets"],
+        side_packets=message["side_packets"],
+        shift_seconds=Fraction(message["shift_seconds"]),
+        stages=message["stages"],
+        packet_pts=tuple(message["packet_pts"]),
+    )
 
 
 def usable_codecs() -> dict[str, str | None]:
@@ -206,7 +254,7 @@ def _store(frame: Frame, slot: memoryview) -> None:
 
 
 def _command(
-    options: EncodeOptions, codec: Codec, companions: Companions, output: Path | int
+    options: EncodeOptions, codec: Codec, companions: Companions | None, output: Path | int
 ) -> Message:
     streaming = isinstance(output, int)
     seconds = _GOP_SECONDS_STREAM if streaming or options.real_time else _GOP_SECONDS_FILE
@@ -220,9 +268,6 @@ def _command(
     )
     return {
         "type": "write",
-        "source": str(companions.source.absolute()),
-        "source_video_index": companions.video_index,
-        "limits": asdict(companions.limits),
         "container": options.container,
         "output_fd": output if streaming else None,
         "output_path": None if isinstance(output, int) else os.fspath(output.absolute()),
@@ -244,7 +289,18 @@ def _command(
             "rate": _text(options.rate),
             "takes_nv12": codec.takes_nv12,
         },
-        "video_tags": {},
+        **_companion_fields(companions),
+    }
+
+
+def _companion_fields(companions: Companions | None) -> Message:
+    if companions is None:
+        names = ("source", "source_video_index", "limits", "window_start", "window_end", "shift")
+        return dict.fromkeys(names)
+    return {
+        "source": str(companions.source.absolute()),
+        "source_video_index": companions.video_index,
+        "limits": asdict(companions.limits),
         "window_start": _text(companions.window_start),
         "window_end": _text(companions.window_end),
         "shift": _text(companions.shift),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from server.media.encoding import (
     try_encoder,
 )
 from server.media.errors import CodecUnavailable, DiskFull, EncodeError, MediaError
+from server.media.joining import Joiner
+from server.media.ledger import read as read_ledger
 from server.media.limits import Limits
 from server.media.open import open_container
 from server.media.passthrough import SideStreams, Window
@@ -39,6 +43,9 @@ from server.media.wire import Inbox, Message, Ring, send, slot_bytes
 
 _STREAMING = "frag_keyframe+empty_moov+default_base_moof+delay_moov"
 """Without ``delay_moov`` B-frames shift the picture against the sound (measured: +0.12 s)."""
+
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class PipeFile:
@@ -68,6 +75,8 @@ def main() -> None:
         if command["type"] == "try":
             reason = try_encoder(command["encoder"], command["options"])
             send(answers, {"type": "tried", "reason": reason})
+        elif command["type"] == "join":
+            _join(command, answers)
         else:
             _write(command, inbox, answers, memory_fd)
     except (MediaError, EncodeError) as error:
@@ -81,7 +90,7 @@ def main() -> None:
 
 
 def _os_error(error: OSError) -> EncodeError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _NO_SPACE:
         return DiskFull("There is no space left for the output; free some and try again.")
     return EncodeError(f"The output could not be written ({os.strerror(error.errno or 0)}).")
 
@@ -98,10 +107,37 @@ def _write(command: dict[str, Any], inbox: Inbox, answers: int, memory_fd: int) 
     picture = command["picture"]
     size = slot_bytes(picture["frame_format"], picture["height"], picture["width"])
     inputs = _Inputs(command, inbox, answers, Ring(memory_fd, int(command["slots"]), size))
-    source = open_container(Path(command["source"]), Limits(**command["limits"]))
-    with source, _open_output(command) as output:
+    with _open_source(command) as source, _open_output(command) as output:
         done = _fill(inputs, source, output)
     send(answers, done)
+
+
+def _join(command: dict[str, Any], answers: int) -> None:
+    folder = Path(command["folder"])
+    ledger = read_ledger(folder)
+    if ledger is None or not ledger.rows:
+        raise EncodeError("There are no segments to join.")
+    with _open_source(command) as source, _open_output(command) as output:
+        joiner = Joiner(output, folder, ledger, picture_from_message(command["picture"]))
+        side = _side_streams(command, source, output, joiner.stream)
+        _write_header(output, command["encoder"]["encoder"])
+        send(answers, {"type": "ready", "dropped": side.dropped, "copied": side.copied})
+        tally = _Tally()
+        for packet in joiner.packets():
+            _mux([packet], side, output, tally)
+        side.pump(None)
+        done = _done(ledger.frames, tally, side, Timings())
+    send(answers, done)
+
+
+@contextmanager
+def _open_source(command: dict[str, Any]) -> Iterator[InputContainer | None]:
+    """The file of the other streams, or None for a segment, which has none."""
+    if command["source"] is None:
+        yield None
+        return
+    with open_container(Path(command["source"]), Limits(**command["limits"])) as source:
+        yield source
 
 
 def _open_output(command: dict[str, Any]) -> OutputContainer:
@@ -120,47 +156,58 @@ def _open_output(command: dict[str, Any]) -> OutputContainer:
     return av.open(command["output_path"], "w", format=muxer, container_options=options)
 
 
-def _fill(inputs: _Inputs, source: InputContainer, output: OutputContainer) -> Message:
+def _fill(inputs: _Inputs, source: InputContainer | None, output: OutputContainer) -> Message:
     command, timings = inputs.command, Timings()
     picture = picture_from_message(command["picture"])
     spec = encoder_from_message(command["encoder"])
     encoder = PictureEncoder(output, spec, picture, timings)
-    tags = command["video_tags"]
-    if command["source_video_index"] is not None:
-        tags = dict(source.streams[command["source_video_index"]].metadata) | tags
-    encoder.stream.metadata.update(
-        {name: value for name, value in tags.items() if name in ("language", "title")}
-    )
-    side = SideStreams(
-        source,
-        output,
-        MUXERS[command["container"]],
-        command["source_video_index"],
-        _window(command),
-    )
-    side.declare()
-    try:
-        output.start_encoding()
-    except (av.FFmpegError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        raise CodecUnavailable(
-            f"{spec.encoder} cannot be used for this output here ({type(error).__name__}); "
-            "choose another codec."
-        ) from error
+    side = _side_streams(command, source, output, encoder.stream)
+    _write_header(output, spec.encoder)
     send(inputs.answers, {"type": "ready", "dropped": side.dropped, "copied": side.copied})
-    packets, lowest = _encode_all(inputs, encoder, side, output)
+    tally = _encode_all(inputs, encoder, side, output)
+    return _done(encoder.frames, tally, side, timings)
+
+
+def _done(frames: int, tally: _Tally, side: SideStreams, timings: Timings) -> Message:
     return {
         "type": "done",
-        "frames": encoder.frames,
-        "packets": packets,
+        "frames": frames,
+        "packets": len(tally.packet_pts),
+        "packet_pts": tally.packet_pts if side.source is None else [],
         "side_packets": side.packets,
-        "shift_seconds": str(max(-lowest, 0)),
+        "shift_seconds": str(max(-tally.lowest_seconds, 0)),
         "stages": {
             "convert": percentiles(timings.convert_ms),
             "encode": percentiles(timings.encode_ms),
         },
     }
+
+
+def _side_streams(
+    command: dict[str, Any],
+    source: InputContainer | None,
+    output: OutputContainer,
+    video: VideoStream,
+) -> SideStreams:
+    index = command["source_video_index"]
+    side = SideStreams(source, output, MUXERS[command["container"]], index, _window(command))
+    if source is not None:
+        tags = source.streams[index].metadata
+        video.metadata.update({name: tags[name] for name in ("language", "title") if name in tags})
+        side.declare()
+    return side
+
+
+def _write_header(output: OutputContainer, encoder: str) -> None:
+    try:
+        output.start_encoding()
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise
+        raise CodecUnavailable(
+            f"{encoder} cannot be used for this output here ({type(error).__name__}); "
+            "choose another codec."
+        ) from error
 
 
 def _window(command: dict[str, Any]) -> Window:
@@ -171,10 +218,16 @@ def _window(command: dict[str, Any]) -> Window:
     return Window(start, end, shift or Fraction(0))
 
 
+@dataclass
+class _Tally:
+    packet_pts: list[int] = field(default_factory=list)
+    lowest_seconds: Fraction = Fraction(0)
+
+
 def _encode_all(
     inputs: _Inputs, encoder: PictureEncoder, side: SideStreams, output: OutputContainer
-) -> tuple[int, Fraction]:
-    """Runs until the parent says so; gives the packets written and the lowest pts in seconds."""
+) -> _Tally:
+    """Encodes and writes what the parent sends, until it says that that was all."""
     tally = _Tally()
     while True:
         message = inputs.inbox.take()
@@ -192,13 +245,7 @@ def _encode_all(
         _mux(packets, side, output, tally)
     _mux(encoder.flush(), side, output, tally)
     side.pump(None)
-    return tally.packets, tally.lowest_seconds
-
-
-@dataclass
-class _Tally:
-    packets: int = 0
-    lowest_seconds: Fraction = Fraction(0)
+    return tally
 
 
 def _mux(
@@ -207,9 +254,9 @@ def _mux(
     for packet in packets:
         if packet.dts is not None:
             side.pump(packet.dts * packet.time_base)
-        if packet.pts is not None:
-            tally.lowest_seconds = min(tally.lowest_seconds, packet.pts * packet.time_base)
-        tally.packets += 1
+        pts = packet.pts or 0
+        tally.lowest_seconds = min(tally.lowest_seconds, pts * packet.time_base)
+        tally.packet_pts.append(pts)
         output.mux(packet)
 
 

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.audio.stream import AudioStream
@@ -20,6 +20,9 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 
 from server.media.open import is_cover
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter  # only the stubs have it
 
 _OWN_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
@@ -41,10 +44,11 @@ class Window:
 class SideStreams:
     """The other streams of the source, and where they go."""
 
-    source: InputContainer
+    source: InputContainer | None
+    """None: there are no others."""
     output: OutputContainer
     muxer: str
-    video_index: int
+    video_index: int | None
     window: Window
     dropped: list[dict[str, Any]] = field(default_factory=list)
     copied: list[dict[str, Any]] = field(default_factory=list)
@@ -56,11 +60,13 @@ class SideStreams:
 
     def declare(self) -> None:
         """Adds the streams, chapters and tags to the output. Before its header is written."""
+        if self.source is None:
+            return
         for stream in self.source.streams:
             if stream.index != self.video_index:
                 self._declare_stream(stream)
         self.output.metadata.update(_content_tags(self.source.metadata))
-        self._declare_chapters()
+        self._declare_chapters(self.source.chapters())
         if self._targets:
             chosen = [self.source.streams[index] for index in self._targets]
             self._packets = iter(self.source.demux(*chosen))
@@ -89,8 +95,7 @@ class SideStreams:
             return f"{self.muxer} cannot hold {codec_name(stream)}; use mkv"
         return None
 
-    def _declare_chapters(self) -> None:
-        chapters = self.source.chapters()
+    def _declare_chapters(self, chapters: list[Chapter]) -> None:
         if not chapters:
             return
         if self.window.start is not None or self.window.end is not None:
