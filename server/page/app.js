@@ -183,7 +183,7 @@ function showJob(job) {
   if (job.has_preview && job.state === "running") showPreview(job.id);
 }
 
-let previewAt = 0;
+let previewAt = -Infinity;
 
 async function showPreview(id) {
   if (performance.now() - previewAt < 1000) return;
