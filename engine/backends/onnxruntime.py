@@ -36,6 +36,7 @@ from engine.graph import build_graph
 from engine.models import Model
 
 RUN_FAILURES = (
+    RuntimeError,  # what a run with bound memory raises, whatever went wrong
     failures.Fail,
     failures.RuntimeException,
     failures.InvalidArgument,

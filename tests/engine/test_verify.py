@@ -1,0 +1,89 @@
+"""The gate lets the right backend through and no other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from engine.backends.base import LaneSpec
+from engine.backends.nearest import NearestBackend
+from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.errors import ContractError
+from engine.frames import Frame
+from engine.gate_frames import gate_frames
+from engine.models import load_model
+from engine.verify import run_gate, score
+from tests.engine.fakes import FakeBackend, noisy_model
+
+SPEC = LaneSpec(24, 32)
+
+
+@pytest.mark.parametrize("spec", [SPEC, LaneSpec(100, 120), LaneSpec(7, 9, "nv12")])
+def test_there_are_eight_natural_frames_and_the_hostile_ones(spec: LaneSpec) -> None:
+    frames = {item.name: item.frame for item in gate_frames(spec)}
+    assert sum(name.startswith("natural") for name in frames) == 8
+    hostile = {"black", "white", "noise", "rows", "columns", "checkerboard", "gradient"}
+    assert hostile <= frames.keys()
+
+
+def test_the_same_weights_pass_and_progress_is_told() -> None:
+    told: list[float] = []
+    with OnnxRuntimeBackend(noisy_model(), 1) as backend:
+        report = run_gate(
+            backend,
+            noisy_model(),
+            SPEC,
+            threads=1,
+            on_progress=lambda name, done: told.append(done),
+        )
+    assert report.passed
+    assert told[-1] == 1
+    assert told == sorted(told)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"] is True
+
+
+def test_other_weights_fail() -> None:
+    with OnnxRuntimeBackend(noisy_model(seed=1), 1) as backend:
+        assert not run_gate(backend, noisy_model(), SPEC, threads=1).passed
+
+
+def test_repetition_fails_and_the_worst_frame_is_named() -> None:
+    model = load_model("fast", allow_untrained=True)
+    with NearestBackend() as backend:
+        report = run_gate(backend, model, SPEC, threads=1)
+    assert not report.passed
+    assert not report.worst.passed
+    assert report.worst.psnr_db < 50
+
+
+def test_the_lane_is_closed_when_the_backend_fails() -> None:
+    def small(frame: Frame) -> Frame:
+        return np.zeros((4, 4, 3), np.uint8)
+
+    backend = FakeBackend(make=small)
+    with pytest.raises(
+        ContractError, match=r"the backend gave \(4, 4, 3\), expected \(96, 128, 3\)"
+    ):
+        run_gate(backend, noisy_model(), SPEC, threads=1)
+    assert backend.open_count == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [
+        (lambda f: f, True),
+        (lambda f: f + (np.arange(f.size).reshape(f.shape) % 6 == 0), True),
+        (lambda f: f + (np.arange(f.size).reshape(f.shape) % 3 == 0), False),  # mean 0.33
+        (lambda f: f + 5 * (np.arange(f.size).reshape(f.shape) == 0), False),  # max 5
+        (
+            lambda f: f + 4 * (np.arange(f.size).reshape(f.shape) % 40 == 0),
+            False,
+        ),  # PSNR 52, no: 46
+    ],
+)
+def test_each_limit_counts(change: object, passed: bool) -> None:
+    frame = np.full((30, 40, 3), 100, np.uint8)
+    changed = np.asarray(change(frame), np.uint8)  # type: ignore[operator]
+    assert score("x", changed, frame).passed is passed
