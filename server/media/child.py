@@ -61,7 +61,7 @@ class Child:
         self._ring: Ring | None = None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(self.memory_fd)],
+                [sys.executable, "-P", "-m", module, str(self.memory_fd)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -37,7 +37,7 @@ from server.media.ledger import read as read_ledger
 from server.media.limits import Limits
 from server.media.open import open_container
 from server.media.passthrough import SideStreams, Window
-from server.media.sandbox import enter
+from server.media.sandbox import isolate, limit
 from server.media.timing import percentiles
 from server.media.wire import Inbox, Message, Ring, send, slot_bytes
 
@@ -65,12 +65,13 @@ class PipeFile:
 def main() -> None:
     """Runs one command; the exit status is 0 unless the process itself failed."""
     memory_fd = int(sys.argv[1])
+    isolate()
+    limit(memory_bytes=None, cpu_seconds=None, may_write_files=True)
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     inbox = Inbox(0)
     av.logging.set_level(None)
     command = inbox.take()
-    enter(memory_bytes=None, cpu_seconds=None, may_write_files=True)
     try:
         if command["type"] == "try":
             reason = try_encoder(command["encoder"], command["options"])

@@ -8,7 +8,6 @@ memory, descriptors and processor time.
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 
 _PR_SET_DUMPABLE = 4
@@ -17,18 +16,29 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
 
-def enter(
-    *, memory_bytes: int | None, cpu_seconds: int | None, may_write_files: bool
-) -> dict[str, bool]:
-    """Restricts this process for good.
+def isolate() -> dict[str, bool]:
+    """Gives up the network and any way to more privileges, for good.
+
+    Must be called while the process has one thread: a user without privileges can only leave the
+    network by way of a user namespace of its own, and that is refused to a threaded process.
+
+    Returns:
+        Which of ``network`` and ``privileges`` are really cut off.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    network = libc.unshare(_CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+    privileges = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    return {"network": network, "privileges": privileges}
+
+
+def limit(*, memory_bytes: int | None, cpu_seconds: int | None, may_write_files: bool) -> None:
+    """Caps what this process may use.
 
     Args:
         memory_bytes: cap on the address space, or ``None``.
         cpu_seconds: cap on processor time, or ``None``.
         may_write_files: whether regular files may still grow.
-
-    Returns:
-        Which of ``network`` and ``privileges`` are really cut off.
     """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 256)
@@ -38,17 +48,6 @@ def enter(
         _limit(resource.RLIMIT_CPU, cpu_seconds)
     if not may_write_files:
         _limit(resource.RLIMIT_FSIZE, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    privileges = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-    return {"privileges": privileges, "network": _leave_network(libc)}
-
-
-def _leave_network(libc: ctypes.CDLL) -> bool:
-    if libc.unshare(_CLONE_NEWNET) == 0:
-        return True
-    user = os.getuid()
-    return user != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
 
 
 def _limit(what: int, value: int) -> None:
