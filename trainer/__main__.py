@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -42,9 +44,41 @@ def fit(config: Flags) -> None:
     )
 
 
+def evaluate(
+    weights: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path | None = None,
+    clip: Path | None = None,
+    tta: bool = False,
+    frames: int = 16,
+    json: Path | None = None,
+) -> None:
+    """Measures weights on pictures (PSNR, SSIM) or a clip (flicker), beside bicubic.
+
+    The last line on stdout is the result as JSON.
+
+    Args:
+        weights: weights files or shipped names; several are averaged (seed averaging).
+        data: folder of high-resolution pictures, or one with ``lr`` and ``hr`` folders in it.
+        clip: video file or folder of frames, in high resolution.
+        tta: average over the 8 flips and rotations of each picture (x8 self-ensemble).
+        frames: how much of the clip is measured.
+        json: also write the result to this file.
+    """
+    from trainer.evaluation_table import measure, show
+
+    if not weights or (data is None and clip is None):
+        raise TrainerError("give weights, and pictures with --data or a video with --clip")
+    result = measure(weights, data, clip, tta, frames)
+    show(result)
+    text = dumps(result)
+    if json is not None:
+        json.write_text(text + "\n")
+    print(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a bad input is one sentence on stderr and exit code 2."""
-    commands = {"fit": fit}
+    commands = {"fit": fit, "evaluate": evaluate}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="sr-train", description=__doc__, args=arguments
@@ -52,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as stopped:
         print(f"sr-train: {stopped}", file=sys.stderr)
         sys.exit(130)
-    except (TrainerError, EngineError, ValueError) as error:
+    except (TrainerError, EngineError, ValueError, OSError) as error:
         print(f"sr-train: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

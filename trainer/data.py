@@ -107,6 +107,15 @@ def _lr_files(folder: Path, hr_files: list[Path]) -> list[Path]:
     return [by_stem[p.stem] for p in hr_files]
 
 
+def picture_files(folder: Path) -> dict[Path, Path | None]:
+    """The HR files of a data set, sorted, and the LR file of each, None where it is to be made."""
+    paired = (folder / "hr").is_dir() and (folder / "lr").is_dir()
+    hr_files = list_pictures(folder / "hr" if paired else folder)
+    if not paired:
+        return dict.fromkeys(hr_files)
+    return dict(zip(hr_files, _lr_files(folder / "lr", hr_files), strict=True))
+
+
 def _groups(folder: Path, files: list[Path]) -> list[str]:
     """The source picture of each file: files of one source are never split."""
     manifest = folder / "manifest.csv"
@@ -137,10 +146,8 @@ def load_folder(
             one), chosen by hash of their name so that adding pictures does not reshuffle the split.
         progress: wraps the iteration over files, e.g. with a progress bar.
     """
-    paired = (folder / "hr").is_dir() and (folder / "lr").is_dir()
-    hr_files = list_pictures(folder / "hr" if paired else folder)
-    lr_files = _lr_files(folder / "lr", hr_files) if paired else [None] * len(hr_files)
-    lr_by_hr = dict(zip(hr_files, lr_files, strict=True))
+    lr_by_hr = picture_files(folder)
+    hr_files = list(lr_by_hr)
     groups = _groups(folder, hr_files)
     order = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
     if len(order) < 2:
@@ -155,7 +162,7 @@ def load_folder(
     for path in progress(hr_files, len(hr_files)):
         pair = load_pair(path, lr_by_hr[path], patch)
         (validation if group_of[path] in held_out else train).append(pair)
-    every = hr_files + [p for p in lr_files if p is not None]
+    every = hr_files + [p for p in lr_by_hr.values() if p is not None]
     return PictureSet(train, validation, folder_digest(every, folder))
 
 

@@ -69,6 +69,10 @@ class Share:
             value /= self.count
         return float(value)
 
+    def any(self, here: bool) -> bool:
+        """True in every process when it is true in one."""
+        return here if self.count == 1 else self.mean(torch.tensor(float(here))) > 0
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """A module whose gradients are averaged over the processes."""
         if self.count == 1:
@@ -83,7 +87,7 @@ def processes(device: torch.device) -> Iterator[Share]:
     if count == 1:
         yield Share()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Share(dist.get_rank(), count)
     finally:

@@ -84,7 +84,7 @@ def run(trainer: Trainer, hooks: Hooks) -> FitResult:
             row["steps_per_second"] = (trainer.step - first) / row["seconds"]
             trainer.history.append(row)
             hooks.on_pictures(trainer.step, *trainer.sample())
-        stopping = not last and hooks.stop()
+        stopping = not last and trainer.share.any(hooks.stop())
         if main:
             hooks.on_step(trainer.step, row)
             if trainer.step % config.checkpoint_every == 0 or last or stopping:

@@ -1,0 +1,78 @@
+"""``sr-train evaluate``: which methods are compared, and the table that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.evaluate import (
+    Enlarge,
+    bicubic_enlarge,
+    enlarge_with,
+    evaluate,
+    load_network,
+    read_pairs,
+)
+from trainer.flicker import flicker, read_frames
+
+COLUMNS = {
+    "psnr_y_db": "PSNR-Y",
+    "ssim_y": "SSIM-Y",
+    "psnr_rgb_db": "PSNR-RGB",
+    "ssim_rgb": "SSIM-RGB",
+}
+
+
+def methods_of(weights: Sequence[str], tta: bool) -> dict[str, Enlarge]:
+    """Bicubic, the weights as they are, and what was asked for beyond that, by name."""
+    networks = [load_network(name) for name in weights]
+    methods: dict[str, Enlarge] = {"bicubic": bicubic_enlarge}
+    for name, network in zip(weights, networks, strict=True):
+        methods[name] = enlarge_with([network])
+    if len(networks) > 1:
+        methods["averaged"] = enlarge_with(networks)
+    if tta:
+        methods["averaged, x8" if len(networks) > 1 else "x8"] = enlarge_with(networks, True)
+    return methods
+
+
+def measure(
+    weights: Sequence[str], data: Path | None, clip: Path | None, tta: bool, frames: int
+) -> dict[str, Any]:
+    """Everything that was asked for, as JSON values."""
+    methods = methods_of(weights, tta)
+    result: dict[str, Any] = {"weights": list(weights)}
+    if data is not None:
+        result |= evaluate(methods, read_pairs(data))
+    if clip is not None:
+        result["flicker_grey_levels"] = flicker(methods, read_frames(clip, frames))
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints the tables."""
+    console = Console()
+    if "mean" in result:
+        console.print(_scores_table(result))
+    if "flicker_grey_levels" in result:
+        table = Table("method", "flicker, grey levels")
+        for method, value in result["flicker_grey_levels"].items():
+            table.add_row(method, f"{value:.3f}")
+        console.print(table)
+
+
+def _scores_table(result: dict[str, Any]) -> Table:
+    table = Table("picture", "method")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for picture, methods in [*result["pictures"].items(), ("mean", result["mean"])]:
+        table.add_section()
+        for method, scores in methods.items():
+            cells = [f"{scores[key]:.{2 if 'psnr' in key else 4}f}" for key in COLUMNS]
+            table.add_row(picture, method, *cells)
+            picture = ""
+    return table
