@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.backends.base import Backend
+from engine.contract import FrameFormat
 from engine.upscaler import Upscaler
 from server.session import upscale_video
 from server.video_options import VideoOptions
@@ -39,11 +40,11 @@ def clip_for(height: int, width: int) -> Path:
     return path
 
 
-def run_file(backend: Backend, clip: Path, lanes: int, codec: str) -> FileRun:
+def run_file(backend: Backend, clip: Path, lanes: int, codec: str, form: FrameFormat) -> FileRun:
     """Upscales ``clip`` into a temporary file. The backend stays open."""
     upscaler = Upscaler(backend, lanes)
     # A frame like the one before it is not worth a claim: every frame is computed.
-    options = VideoOptions(codec=codec, real_time=True, reuse_duplicates=False)
+    options = VideoOptions(codec=codec, real_time=True, reuse_duplicates=False, formats=(form,))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         manifest = upscale_video(clip, Path(folder) / "out.mp4", upscaler, options)

@@ -102,10 +102,12 @@ class Slot:
         }
 
     def free(self, device: AnyDevice) -> None:
-        """Frees device memory; pinned memory goes when the last result view does."""
+        """Frees everything here, on the GPU's thread, where PyCUDA's objects must end. Pinned
+        output that somebody still looks at ends with the last view of it."""
         device.free(self.device_in)
         device.free(self.device_out)
         self.events = {}
+        self.pinned_in = self.pinned_out = np.empty(0, np.uint8)
 
 
 class CudaLane:

@@ -15,7 +15,7 @@ from typing import Self
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
 from engine.backends.cuda_lane import CudaLane, Streams
-from engine.backends.cuda_thread import GpuThread
+from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensorrt_runtime import TrtRuntime
 from engine.backends.tensorrt_shim import LoadedPlan
 from engine.build import PlanSource
@@ -88,6 +88,10 @@ class TensorRtBackend:
             },
         )
 
+    def free_bytes(self) -> int:
+        """Device memory that is free at this moment. Raises EngineFault when the GPU failed."""
+        return self._thread.call(lambda device: device.free_bytes())
+
     def open_lanes(self, spec: LaneSpec, count: int) -> list[Lane]:
         """Lanes for frames of ``spec``. The first of a shape may build a plan and run the gate.
 
@@ -118,8 +122,13 @@ class TensorRtBackend:
         self._closed = True
         for spec in list(self._running):
             self._unload(spec)
-        self._streams = Streams(None, None, None)
+        with suppress(EngineFault):  # a lost GPU has nothing left to free
+            self._thread.call(self._drop_streams)
         self._thread.close()
+
+    def _drop_streams(self, device: AnyDevice) -> None:
+        """On the GPU's thread, where PyCUDA's objects must end."""
+        self._streams = Streams(None, None, None)
 
     def _load(self, spec: LaneSpec) -> _Running:
         made: dict[str, LoadedPlan] = {}

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, as one command; JSON and logs land in one folder.
+#
+#   bench/gpu_session.sh [FOLDER]            (default: bench/results/gpu)
+#
+# PYTHON   interpreter that has PyTorch with CUDA (default python3)
+# WHEELS   folder of wheels for a machine without a network (then nothing is downloaded)
+# FRAMES   timed frames of each run (default 600); SIZE side of the frames (default 1024)
+#
+# Steps, each logged, none stopping the next: (a) PyCUDA builds and our lanes run around PyTorch,
+# (b) which TensorRT for RTX plans run on this card, (c) the yardstick, (d) the tests marked gpu and
+# trt_gpu, (e) the proof with every TensorRT that is installed. The exit code is that of (d).
+set -u -o pipefail
+cd "$(dirname "$0")/.."
+out=${1:-${OUT:-bench/results/gpu}}
+python=${PYTHON:-python3}
+frames=${FRAMES:-600}
+size=${SIZE:-1024}
+mkdir -p "$out"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export SR_CACHE_DIR="${SR_CACHE_DIR:-$(mktemp -d)}"
+
+step() {  # step NAME COMMAND...: logs it and says how it ended
+    local name=$1 begun=$SECONDS status=0
+    shift
+    "$@" >"$out/$name.log" 2>&1 || status=$?
+    echo "$name: exit $status, $((SECONDS - begun)) s" | tee -a "$out/summary.txt"
+    return $status
+}
+
+install() {
+    if [ -n "${WHEELS:-}" ]; then
+        "$python" -m pip install --quiet --no-index --no-deps --find-links "$WHEELS" \
+            "$WHEELS"/*.whl "$WHEELS"/*.tar.gz
+    else
+        "$python" -m pip install --quiet --no-deps . && "$python" -m pip install --quiet \
+            numpy onnx onnxruntime filelock rich safetensors tyro av psutil pydantic-settings \
+            pytest pytest-timeout hypothesis jsonschema pycuda tensorrt-rtx-cu13
+    fi
+}
+
+: >"$out/summary.txt"
+step machine sh -c 'nvidia-smi; nvcc --version; uname -a; lscpu | head -20'
+step install install
+step versions "$python" -m pip list
+# (a) and (c): the network alone and our lanes around it, for every width and both formats.
+step yardstick "$python" bench/gpu_yardstick.py --size "$size" --frames "$frames"
+grep '^{' "$out/yardstick.log" >"$out/yardstick.jsonl"
+# (b)
+step rtx "$python" bench/rtx_on_this_card.py
+grep '^{' "$out/rtx.log" >"$out/rtx.jsonl"
+# (d): a skipped gpu test fails, a skipped trt_gpu test is listed with its reason.
+tests=0
+SR_TEST_GPU=1 step tests "$python" -m pytest -ra -m "gpu or trt_gpu" tests/gpu || tests=$?
+# (e): never falls back, so it ends with the reason where a runtime does not run here.
+for backend in tensorrt tensorrt_rtx; do
+    for model in fast balanced quality; do
+        for format in rgb24 nv12; do
+            step "proof-$backend-$model-$format" "$python" bench/fps.py --backend "$backend" \
+                --model "$model" --format "$format" --size "$size" --frames "$frames" \
+                --require 60 --save "$out/proof-$backend-$model-$format.json" || [ $? -ne 2 ] || break 2
+        done
+    done
+done
+cat "$out/summary.txt"
+exit "$tests"

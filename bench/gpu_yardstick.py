@@ -1,0 +1,127 @@
+"""On a GPU: PyTorch FP16 with a CUDA graph per width, and our own lanes around it.
+
+    python bench/gpu_yardstick.py --size 1024 --frames 600
+
+One line of JSON per width and format. ``network_fps`` is the graph alone (CUDA events);
+``pipeline`` is our CUDA lanes from pinned host frame to pinned host frame. Not a proof of the
+product: TensorRT is what ships.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Measure the yardstick and our pipeline on the GPU at hand."""
+
+    size: int = 1024
+    """Side of the input frames in pixels."""
+    frames: int = 600
+    """Timed frames of each run."""
+    models: tuple[str, ...] = ("fast", "balanced", "quality")
+    """Which widths."""
+
+
+def network_fps(model_name: str, form: str, options: Options, half: bool) -> float:
+    """Frames per second of the captured graph alone."""
+    from bench.torch_network import TorchNetwork, capture
+    from engine.backends.base import LaneSpec
+    from engine.backends.tensor_shapes import input_shapes, output_shapes
+    from engine.models import load_model
+
+    spec = LaneSpec(options.size, options.size, "nv12" if form == "nv12" else "rgb24")
+    size = (options.size, options.size)
+    shapes = {**input_shapes(spec.format, size), **output_shapes(spec.format, size)}
+    tensors = {
+        name: torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
+        for name, shape in shapes.items()
+    }
+    dtype = torch.float16 if half else torch.float32
+    model = load_model(model_name, allow_untrained=True)
+    network = TorchNetwork(model, spec, "cuda", dtype)
+    graph = capture(lambda: network.run(tensors, tensors))
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(10):
+        graph.replay()
+    first.record()
+    for _ in range(options.frames):
+        graph.replay()
+    last.record()
+    last.synchronize()
+    return options.frames / (first.elapsed_time(last) / 1000)
+
+
+def pipeline(model_name: str, form: str, options: Options) -> dict[str, Any]:
+    """Our lanes around the network: speed, overlap, copy rates, and that the frames are right."""
+    from bench.fps_cli import buffering
+    from bench.measure import Hasher, expect, run_pipeline, worst_psnr_db
+    from bench.proof import percentiles
+    from bench.torch_network import TorchCudaBackend
+    from engine.backends.base import LaneSpec
+    from engine.backends.cuda_driver import open_device
+    from engine.backends.cuda_thread import GpuThread
+    from engine.models import load_model
+
+    spec = LaneSpec(options.size, options.size, "nv12" if form == "nv12" else "rgb24")
+    model = load_model(model_name, allow_untrained=True)
+    hasher = Hasher()
+    thread = GpuThread(open_device)
+    with TorchCudaBackend(thread, model) as backend:
+        expected = expect(backend, spec, hasher)
+        single = run_pipeline(backend, spec, expected, 1, max(60, options.frames // 4), hasher)
+        free_before = thread.call(lambda device: device.free_bytes())
+        several = run_pipeline(backend, spec, expected, 3, options.frames, hasher)
+        free_after = thread.call(lambda device: device.free_bytes())
+        info = backend.info
+    hasher.close()
+    stages = {name: percentiles(values) for name, values in several.stages_ms.items()}
+    pixels = options.size**2
+    bytes_out = pixels * (24 if form == "nv12" else 48)
+    return {
+        **buffering(single, several, 3),
+        "stages": stages,
+        "d2h_gbytes": round(bytes_out / stages["copy_out"]["p50_ms"] / 1e6, 2),
+        "h2d_gbytes": round(bytes_out / 16 / stages["copy_in"]["p50_ms"] / 1e6, 2),
+        "wrong_outputs": len(single.wrong) + len(several.wrong),
+        "psnr_db": round(worst_psnr_db(model, spec, expected), 2),
+        "device_memory_grew_bytes": max(0, free_before - free_after),
+        "async_engines": info.detail["async_engines"],
+        "driver": info.detail["driver"],
+    }
+
+
+def main() -> int:
+    """Prints one line per width and format; 2 without a GPU."""
+    options = tyro.cli(Options, prog="bench/gpu_yardstick.py")
+    if not torch.cuda.is_available():
+        print("bench/gpu_yardstick.py: PyTorch sees no GPU here", file=sys.stderr)
+        return 2
+    torch.backends.cudnn.benchmark = True
+    for name in options.models:
+        for form in ("rgb24", "nv12"):
+            line = {
+                "device": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "model": name,
+                "format": form,
+                "size": f"{options.size}x{options.size}",
+                "network_fps_fp16": round(network_fps(name, form, options, True), 2),
+                "network_fps_fp32": round(network_fps(name, form, options, False), 2),
+                "pipeline": pipeline(name, form, options),
+            }
+            print(json.dumps(line), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.exit(main())
