@@ -26,7 +26,14 @@ from server.media.errors import (
 )
 from server.session import upscale_video
 from server.video_options import Progress, VideoOptions
-from tests.server.media.clips import Clip, pattern, read_clip, write_clip, write_rich_clip
+from tests.server.media.clips import (
+    Clip,
+    pattern,
+    read_clip,
+    write_clip,
+    write_clip_with_cover,
+    write_rich_clip,
+)
 
 ACCEPTED: dict[str, Clip] = {
     "h264 4:2:0 with sound": Clip(audio=("aac",)),
@@ -142,6 +149,17 @@ def test_sounds_subtitles_attachments_chapters_and_tags_go_along_or_are_listed(
             return
     assert [entry["type"] for entry in manifest.dropped] == ["subtitle", "attachment"]
     assert all("use mkv" in entry["reason"] for entry in manifest.dropped)
+
+
+def test_only_the_first_video_that_is_no_cover_is_used_and_the_others_are_listed(
+    tmp_path: Path, upscaler: Upscaler
+) -> None:
+    source = write_clip_with_cover(tmp_path / "source", videos=2)
+    manifest = upscale_video(source, tmp_path / "a.mp4", upscaler)
+    assert read_clip(tmp_path / "a.mp4").frames[0].width == 128
+    reasons = {entry["index"]: entry["reason"] for entry in manifest.dropped}
+    assert reasons == {1: "only the first video stream is upscaled", 3: "cover picture"}
+    assert [entry["type"] for entry in manifest.copied] == ["audio"]
 
 
 def test_sound_out_of_a_transport_stream_only_loses_its_adts_headers(

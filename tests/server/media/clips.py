@@ -204,3 +204,39 @@ def write_sound_only(path: Path) -> Path:
     with av.open(str(path), "w", format="mp4") as output:
         _write_sound(output, _sound_stream(output, "aac", 0), 0)
     return path
+
+
+def write_encrypted_clip(path: Path) -> Path:
+    """An MP4 with Common Encryption."""
+    options = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+        "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+    }
+    clip = Clip()
+    with av.open(str(path), "w", format="mp4", container_options=options) as output:
+        stream = _video_stream(output, clip)
+        for index in range(clip.frames):
+            output.mux(stream.encode(_frame(clip, index)))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_clip_with_cover(path: Path, *, videos: int) -> Path:
+    """An MP4 with sound, ``videos`` video streams and a cover picture."""
+    with av.open(str(path), "w", format="mp4") as output:
+        clips = [Clip(width=32 + 16 * number) for number in range(videos)]
+        streams = [_video_stream(output, clip) for clip in clips]
+        sound = _sound_stream(output, "aac", 0)
+        cover = output.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 16, 16, "yuvj420p", 0x400
+        for clip, stream in zip(clips, streams, strict=True):
+            for index in range(clip.frames):
+                output.mux(stream.encode(_frame(clip, index)))
+            output.mux(stream.encode(None))
+        _write_sound(output, sound, 0)
+        picture = VideoFrame(16, 16, "yuvj420p")
+        picture.pts, picture.color_range = 0, 2
+        output.mux(cover.encode(picture))
+        output.mux(cover.encode(None))
+    return path

@@ -15,7 +15,15 @@ from engine.frames import Nv12
 from server.media.decode import DecodeOptions, Decoder, probe
 from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
 from server.media.limits import Limits
-from tests.server.media.clips import Clip, pattern, read_clip, write_clip, write_sound_only
+from tests.server.media.clips import (
+    Clip,
+    pattern,
+    read_clip,
+    write_clip,
+    write_clip_with_cover,
+    write_encrypted_clip,
+    write_sound_only,
+)
 
 LIMITS = Limits()
 
@@ -123,6 +131,11 @@ REFUSED: dict[str, tuple[Clip, type[MediaError], str]] = {
         UnsupportedMedia,
         "alpha",
     ),
+    "alpha in webm": (
+        Clip(codec="libvpx-vp9", pixel_format="yuva420p", muxer="webm"),
+        UnsupportedMedia,
+        "alpha",
+    ),
     "another codec": (Clip(codec="ffv1", muxer="matroska"), UnsupportedMedia, "unsupported_codec"),
     "too wide": (Clip(width=80, height=20), OverLimit, "frame_too_large"),
     "too many pixels": (Clip(width=64, height=64), OverLimit, "too_many_pixels"),
@@ -174,6 +187,14 @@ def test_empty_text_soundless_and_frameless_files_are_refused(tmp_path: Path) ->
     write_sound_only(path)
     with pytest.raises(UnusableMedia, match="no video stream"):
         probe(path, LIMITS)
+    write_clip_with_cover(path, videos=0)
+    with pytest.raises(UnusableMedia, match="no video stream"):
+        probe(path, LIMITS)
+
+
+def test_an_encrypted_video_is_refused_rather_than_shown_as_noise(tmp_path: Path) -> None:
+    with pytest.raises(UnusableMedia, match="encrypted"):
+        probe(write_encrypted_clip(tmp_path / "a"), LIMITS)
 
 
 def test_bits_flipped_anywhere_end_in_frames_or_one_typed_error(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.frames import Nv12
+from server.media.colour import Colour
+from server.media.encode import EncodeOptions, Encoder
+from server.media.errors import CodecUnavailable, DiskFull, EncodeError
+from tests.server.media.clips import pattern, read_clip
+
+
+def options(**changes: object) -> EncodeOptions:
+    values: dict[str, object] = {
+        "codec": "libx264",
+        "container": "mkv",
+        "frame_format": "rgb24",
+        "width": 64,
+        "height": 48,
+        "out_width": 64,
+        "out_height": 48,
+        "time_base": Fraction(1, 25),
+        "rate": Fraction(25),
+        "colour": Colour().resolved(48),
+        "quality": 1,
+    }
+    return EncodeOptions(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_nv12_planes_are_written_as_they_are(codec: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    luma = np.repeat(np.repeat(random.integers(16, 235, (6, 8), np.uint8), 8, 0), 8, 1)
+    chroma = np.full((24, 32, 2), (90, 200), np.uint8)
+    path = tmp_path / "a.mkv"
+    with Encoder(options(codec=codec, frame_format="nv12"), None, path) as encoder:
+        for index in range(3):
+            encoder.put(Nv12(luma, chroma), index, 1)
+        assert encoder.finish().frames == 3
+    frame = read_clip(path).frames[2].to_ndarray(format="yuv420p")
+    assert np.abs(frame[:48].astype(int) - luma).mean() < 2
+    assert np.abs(frame[48:60].astype(int) - 90).max() <= 2
+    assert np.abs(frame[60:].astype(int) - 200).max() <= 2
+
+
+def test_a_repeated_frame_is_the_previous_one_at_another_moment(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with Encoder(options(), None, path) as encoder:
+        encoder.put(pattern(64, 48, 0), 0, 1)
+        encoder.repeat(5, 1)
+        encoder.put(pattern(64, 48, 3), 6, 1)
+        summary = encoder.finish()
+    assert summary.frames == summary.packets == 3
+    read = read_clip(path)
+    assert read.seconds == [0, Fraction(1, 5), Fraction(6, 25)]
+    pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in read.frames]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 3
+    assert np.abs(pictures[1] - pictures[2]).mean() > 20
+
+
+def test_a_full_disk_and_a_dead_encoder_are_typed_errors(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="no space"), full_disk() as encoder:  # noqa: PT012
+        for index in range(80):
+            encoder.put(
+                np.random.default_rng(index).integers(0, 255, (48, 64, 3), np.uint8), index, 1
+            )
+        encoder.finish()
+    with Encoder(options(), None, tmp_path / "a.mkv") as encoder:
+        os.kill(encoder.pid, signal.SIGKILL)
+        with pytest.raises(EncodeError, match="SIGKILL"):
+            encoder.finish()
+
+
+def full_disk() -> Encoder:
+    return Encoder(options(), None, Path("/dev/full"))
+
+
+def test_odd_sizes_and_codecs_that_cannot_open_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with pytest.raises(CodecUnavailable, match="must be even"):
+        Encoder(options(out_width=33), None, path)
+    with pytest.raises(CodecUnavailable, match="use one of"):
+        Encoder(options(codec="av1_nvenc"), None, path)
+    with pytest.raises(CodecUnavailable, match="choose another"):
+        Encoder(options(preset="no such preset"), None, path)
