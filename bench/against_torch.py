@@ -69,8 +69,8 @@ def torch_bytes(network: Network, frame: NDArray[np.uint8]) -> NDArray[np.uint8]
     return levels[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def median_ms(contestants: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median milliseconds of each, run in turns so that a busy machine is equally unfair."""
+def interleaved_ms(contestants: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Milliseconds of every run of each, in turns so that a busy machine is equally unfair."""
     times: list[list[float]] = [[] for _ in contestants]
     for turn in range(repeats + 1):
         for contestant, taken in zip(contestants, times, strict=True):
@@ -78,7 +78,7 @@ def median_ms(contestants: list[Callable[[], object]], repeats: int) -> list[flo
             contestant()
             if turn:
                 taken.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(taken) for taken in times]
+    return times
 
 
 def compare(options: Options, size: int, threads: int) -> Row:
@@ -99,9 +99,8 @@ def compare(options: Options, size: int, threads: int) -> Row:
                 return network(x)
 
         difference = np.abs(engine().astype(np.int16) - torch_bytes(network, frame))
-        ours, theirs, bare = median_ms(
-            [engine, lambda: torch_bytes(network, frame), network_only], options.repeats
-        )
+        contestants = [engine, lambda: torch_bytes(network, frame), network_only]
+        ours, theirs, bare = map(statistics.median, interleaved_ms(contestants, options.repeats))
     return Row(size, ours, theirs, bare, theirs / ours, bare / ours, int(difference.max()))
 
 

@@ -26,6 +26,8 @@ class Nv12:
 
     def __post_init__(self) -> None:
         height, width = self.y.shape
+        if not self.y.size:
+            raise ContractError(f"a frame needs at least one pixel, got {width}x{height}")
         expected = ((height + 1) // 2, (width + 1) // 2, 2)
         if self.uv.shape != expected or self.y.dtype != np.uint8 or self.uv.dtype != np.uint8:
             raise ContractError(
@@ -44,6 +46,8 @@ def frame_format(frame: Frame) -> FrameFormat:
         return "nv12"
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise ContractError(f"an rgb24 frame is (H, W, 3) uint8, got {frame.shape} {frame.dtype}")
+    if not frame.size:
+        raise ContractError(f"a frame needs at least one pixel, got {frame.shape}")
     return "rgb24"
 
 

@@ -17,7 +17,7 @@ from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
 from engine.errors import OutOfMemory
 from engine.frames import Frame, copy_frame, empty_frame, frame_format, frame_size, output_size
 from engine.guard import check_result
-from engine.strips import cut, paste, plan_strips
+from engine.strips import Strip, cut, paste, plan_strips
 
 
 class Upscaler:
@@ -73,11 +73,11 @@ class Upscaler:
             try:
                 if height * width <= limit:
                     return self._upscale_whole(frame, spec)
-                with closing(self._stream_strips([frame], spec, limit)) as results:
+                with closing(self._stream([frame], spec, limit, copy=True)) as results:
                     return next(results)
             except OutOfMemory:
-                limit = min(limit, height * width) // 2
-                if limit < width * (2 * self.info.halo + 2):
+                limit = self._smaller(limit, spec)
+                if not limit:
                     raise
 
     def stream(
@@ -99,11 +99,10 @@ class Upscaler:
 
         Raises:
             ContractError: a frame is not of the shape of ``spec``.
+            OutOfMemory: not even lanes for thin strips fit, or memory ran out later.
             EngineFault: the backend failed or a result is wrong.
         """
-        if spec.height * spec.width > self._max_pixels:
-            return self._stream_strips(frames, spec, self._max_pixels)
-        return self._stream_whole(frames, spec, copy)
+        return self._stream(frames, spec, self._max_pixels, copy)
 
     def close(self) -> None:
         """Closes the lanes and the backend; harmless when called twice."""
@@ -128,10 +127,41 @@ class Upscaler:
             self._still[1].close()
             self._still = None
 
-    def _stream_whole(
-        self, frames: Iterable[Frame], spec: LaneSpec, copy: bool
+    def _stream(
+        self, frames: Iterable[Frame], spec: LaneSpec, limit: int, copy: bool
     ) -> Generator[Frame]:
-        lanes = self._backend.open_lanes(spec, self._lane_count)
+        lanes, strips = self._open_fitting(spec, limit)
+        if len(strips) == 1:
+            yield from self._run(lanes, frames, copy)
+            return
+        windows = (cut(frame, strip) for frame in frames for strip in strips)
+        with closing(self._run(lanes, windows, copy=False)) as results:
+            for first in results:
+                picture = empty_frame(*output_size(spec.height, spec.width), spec.format)
+                paste(picture, strips[0], first)
+                for strip in strips[1:]:
+                    paste(picture, strip, next(results))
+                yield picture
+
+    def _open_fitting(self, spec: LaneSpec, limit: int) -> tuple[list[Lane], list[Strip]]:
+        """Lanes for the largest windows that fit, and the strips that they make of a frame."""
+        while True:
+            strips = plan_strips(spec.height, spec.width, self.info.halo, limit)
+            window = replace(spec, height=strips[0].rows)
+            try:
+                return self._backend.open_lanes(window, self._lane_count), strips
+            except OutOfMemory:
+                limit = self._smaller(limit, spec)
+                if not limit:
+                    raise
+
+    def _smaller(self, limit: int, spec: LaneSpec) -> int:
+        """The next limit to try when memory ran out; 0 when strips cannot get any thinner."""
+        half = min(limit, spec.height * spec.width) // 2
+        return half if half >= spec.width * (2 * self.info.halo + 2) else 0
+
+    def _run(self, lanes: list[Lane], frames: Iterable[Frame], copy: bool) -> Generator[Frame]:
+        """Frames through the lanes, which are closed at the end."""
         try:
             free, busy = deque(lanes), deque[tuple[Lane, Frame]]()
             failure = self._fill(source := iter(frames), free, busy)
@@ -166,20 +196,6 @@ class Upscaler:
             check_result(frame, result, self._turn)
             self._turn += 1
         return result
-
-    def _stream_strips(
-        self, frames: Iterable[Frame], spec: LaneSpec, limit: int
-    ) -> Generator[Frame]:
-        strips = plan_strips(spec.height, spec.width, self.info.halo, limit)
-        window = replace(spec, height=strips[0].rows)
-        windows = (cut(frame, strip) for frame in frames for strip in strips)
-        with closing(self._stream_whole(windows, window, copy=False)) as results:
-            for first in results:
-                picture = empty_frame(*output_size(spec.height, spec.width), spec.format)
-                paste(picture, strips[0], first)
-                for strip in strips[1:]:
-                    paste(picture, strip, next(results))
-                yield picture
 
     def __enter__(self) -> Self:
         return self

@@ -139,6 +139,25 @@ def test_smaller_strips_are_tried_when_memory_runs_out() -> None:
         upscaler.upscale(frame)
 
 
+def test_a_stream_opens_smaller_lanes_when_memory_runs_out() -> None:
+    frames = [np.full((64, 8, 3), index, np.uint8) for index in range(3)]
+    backend = FakeBackend(memory_for_pixels=150)
+    with Upscaler(backend) as upscaler:
+        results = list(upscaler.stream(frames, LaneSpec(64, 8)))
+    assert numbers(results) == [0, 1, 2]
+    assert {r.shape for r in results if isinstance(r, np.ndarray)} == {(256, 32, 3)}
+    backend = FakeBackend(memory_for_pixels=10)
+    with Upscaler(backend) as upscaler, pytest.raises(OutOfMemory):
+        next(upscaler.stream(frames, LaneSpec(64, 8)))
+
+
+def test_a_frame_without_pixels_is_refused() -> None:
+    with Upscaler(NearestBackend()) as upscaler, pytest.raises(ContractError, match="one pixel"):
+        upscaler.upscale(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(ContractError, match="one pixel"):
+        Nv12(np.zeros((0, 4), np.uint8), np.zeros((0, 2, 2), np.uint8))
+
+
 def test_a_wrong_result_is_refused_and_its_lanes_dropped() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     backend = FakeBackend(make=lambda _: np.zeros((64, 64, 3), np.uint8))
