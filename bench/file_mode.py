@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.backends.base import Backend
-from engine.contract import FrameFormat
+from engine.backends.base import Backend, LaneSpec
 from engine.upscaler import Upscaler
 from server.session import upscale_video
 from server.video_options import VideoOptions
@@ -40,13 +39,22 @@ def clip_for(height: int, width: int) -> Path:
     return path
 
 
-def run_file(backend: Backend, clip: Path, lanes: int, codec: str, form: FrameFormat) -> FileRun:
-    """Upscales ``clip`` into a temporary file. The backend stays open."""
+def run_file(backend: Backend, clip: Path, lanes: int, codec: str, spec: LaneSpec) -> FileRun:
+    """Upscales ``clip`` into a temporary file. The backend stays open.
+
+    Raises:
+        ValueError: the clip is not of the size of ``spec``: the proof would name another.
+    """
     upscaler = Upscaler(backend, lanes)
     # A frame like the one before it is not worth a claim: every frame is computed.
-    options = VideoOptions(codec=codec, real_time=True, reuse_duplicates=False, formats=(form,))
+    options = VideoOptions(
+        codec=codec, real_time=True, reuse_duplicates=False, formats=(spec.format,)
+    )
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         manifest = upscale_video(clip, Path(folder) / "out.mp4", upscaler, options)
         seconds = time.perf_counter() - begun
+    found = manifest.input["width"], manifest.input["height"]
+    if found != (spec.width, spec.height):
+        raise ValueError(f"{clip.name} is {found[0]}x{found[1]}: say so with --size")
     return FileRun(seconds, manifest.frames_in, manifest.frames_encoded, manifest.stages)

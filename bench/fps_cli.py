@@ -163,7 +163,7 @@ def measure(
     expected = expect(backend, spec, hasher)
     if options.mode == "file":
         clip = options.clip or clip_for(spec.height, spec.width)
-        found.file = run_file(backend, clip, lanes, options.codec, spec.format)
+        found.file = run_file(backend, clip, lanes, options.codec, spec)
         found.details["file_stages"] = found.file.stages
     else:
         alone = options.frames if options.mode == "engine" else min(options.frames, ENGINE_FRAMES)
