@@ -159,7 +159,7 @@ def stand_in(name: str) -> bytes:
     """Safetensors bytes of untrained weights for a name of :data:`NAMES`, always the same.
 
     The first three channels carry the picture to the output, where every pixel is repeated; the
-    rest is He noise, small where it reaches the picture, so that every layer matters to a comparison.
+    rest is He noise, small where it reaches the picture: every layer matters to a comparison.
     """
     config = NetworkConfig(width=MODELS.get(name, MODELS["fast"]))
     generator = np.random.default_rng(0)

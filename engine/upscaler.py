@@ -15,7 +15,15 @@ from typing import Self
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
 from engine.errors import OutOfMemory
-from engine.frames import Frame, copy_frame, empty_frame, frame_format, frame_size, output_size
+from engine.frames import (
+    Frame,
+    check_frame,
+    copy_frame,
+    empty_frame,
+    frame_format,
+    frame_size,
+    output_size,
+)
 from engine.guard import check_result
 from engine.strips import Strip, cut, paste, plan_strips
 
@@ -134,7 +142,7 @@ class Upscaler:
         if len(strips) == 1:
             yield from self._run(lanes, frames, copy)
             return
-        windows = (cut(frame, strip) for frame in frames for strip in strips)
+        windows = _windows(frames, spec, strips)
         with closing(self._run(lanes, windows, copy=False)) as results:
             for first in results:
                 picture = empty_frame(*output_size(spec.height, spec.width), spec.format)
@@ -207,3 +215,11 @@ class Upscaler:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _windows(frames: Iterable[Frame], spec: LaneSpec, strips: list[Strip]) -> Iterator[Frame]:
+    """The strips of every frame. Raises ContractError for a frame of another shape."""
+    for frame in frames:
+        check_frame(frame, spec.format, spec.height, spec.width)
+        for strip in strips:
+            yield cut(frame, strip)

@@ -96,6 +96,13 @@ def test_a_frame_of_another_shape_is_refused_at_its_place() -> None:
             next(stream)
 
 
+def test_a_taller_frame_is_refused_in_strips_too() -> None:
+    with Upscaler(FakeBackend(), max_pixels=80) as upscaler:
+        stream = upscaler.stream([np.zeros((44, 8, 3), np.uint8)], LaneSpec(40, 8))
+        with pytest.raises(ContractError, match="takes rgb24 frames of 8x40, got rgb24 of 8x44"):
+            next(stream)
+
+
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 12),
