@@ -150,4 +150,8 @@ def _warnings(facts: Facts, short: int) -> list[str]:
         (decoded.colour_changed, f"{decoded.colour_changed} frames have another colour tag"),
         (info.bit_depth > 8, f"{info.bit_depth}-bit samples were reduced to 8 bits"),
     ]
+    found += [
+        (count, f"{count} packets of stream {index} are too damaged to be copied")
+        for index, count in facts.encoded.damaged.items()
+    ]
     return [text for condition, text in found if condition]

@@ -82,6 +82,8 @@ class EncodeSummary:
     shift_seconds: Fraction
     """How far the muxer had to move everything so that no time stamp is negative."""
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    damaged: Mapping[int, int] = field(default_factory=dict)
+    """Stream of the source -> packets that were too damaged to be copied."""
     packet_pts: tuple[int, ...] = ()
     """Of a segment: the pts of its packets in decoding order."""
 
@@ -221,6 +223,7 @@ def _summary(message: Message) -> EncodeSummary:
         side_packets=message["side_packets"],
         shift_seconds=Fraction(message["shift_seconds"]),
         stages=message["stages"],
+        damaged=dict(message["damaged"]),
         packet_pts=tuple(message["packet_pts"]),
     )
 

@@ -86,7 +86,7 @@ def main() -> None:
         send(answers, error_message(_os_error(error)))
     # The outermost edge of the child.
     except Exception as error:
-        text = f"The output could not be written ({type(error).__name__}: {error})."
+        text = f"The output could not be written ({type(error).__name__})."
         send(answers, error_message(EncodeError(text)))
 
 
@@ -176,6 +176,7 @@ def _done(frames: int, tally: _Tally, side: SideStreams, timings: Timings) -> Me
         "packets": len(tally.packet_pts),
         "packet_pts": tally.packet_pts if side.source is None else [],
         "side_packets": side.packets,
+        "damaged": list(side.damaged.items()),
         "shift_seconds": str(max(-tally.lowest_seconds, 0)),
         "stages": {
             "convert": percentiles(timings.convert_ms),

@@ -6,7 +6,9 @@ listed with a reason instead of vanishing.
 
 from __future__ import annotations
 
+import errno
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,6 +26,10 @@ from server.media.open import is_cover
 if TYPE_CHECKING:
     from av.container.core import Chapter  # only the stubs have it
 
+_OUTPUT_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EIO, errno.ENOMEM}
+)
+"""Errors of the output rather than of a packet."""
 _OWN_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
 )
@@ -53,8 +59,10 @@ class SideStreams:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     copied: list[dict[str, Any]] = field(default_factory=list)
     packets: int = 0
+    damaged: dict[int, int] = field(default_factory=dict)
+    """Stream -> packets that no muxer takes."""
     _targets: dict[int, Stream] = field(default_factory=dict)
-    _last_dts: dict[int, int] = field(default_factory=dict)
+    _next_dts: dict[int, int] = field(default_factory=dict)
     _waiting: Packet[Stream] | None = None
     _packets: Iterator[Packet[Stream]] | None = None
 
@@ -136,19 +144,40 @@ class SideStreams:
         base = packet.time_base
         ticks = round(window.shift / base)
         packet.dts = (packet.pts if packet.dts is None else packet.dts or 0) - ticks  # type: ignore[operator]
-        packet.pts = packet.dts if packet.pts is None else packet.pts - ticks
-        index = packet.stream_index
+        packet.pts = packet.dts if packet.pts is None else max(packet.pts - ticks, packet.dts)
         if self.muxer == "matroska":
             # Matroska has no edit lists: left alone, the muxer would move all streams, the
             # picture too, to make the encoder delay of the sound positive.
             packet.pts, packet.dts = max(packet.pts, 0), max(packet.dts, 0)
-        elif packet.stream.type == "audio" and packet.dts <= self._last_dts.get(index, -(2**62)):
-            packet.dts = self._last_dts[index] + 1
-            packet.pts = max(packet.pts, packet.dts)
-        self._last_dts[index] = packet.dts
+        index = packet.stream_index
+        self._make_grow(packet, index)
         packet.stream = self._targets[index]
-        self.output.mux(packet)
+        try:
+            self.output.mux(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+                raise
+            self.damaged[index] = self.damaged.get(index, 0) + 1
+            return
         self.packets += 1
+
+    def _make_grow(self, packet: Packet[Stream], index: int) -> None:
+        """Moves a packet whose time goes back, as damaged files have it, to the next free tick."""
+        clock = self._targets[index].time_base or packet.time_base
+        scale = packet.time_base / clock
+        moment = _nearest((packet.dts or 0) * scale)
+        least = self._next_dts.get(index)
+        if least is not None and moment < least:
+            packet.pts = max(_nearest((packet.pts or 0) * scale), least)
+            packet.dts = moment = least
+            packet.time_base = clock
+        # Matroska takes two packets at one moment; the others do not.
+        self._next_dts[index] = moment + (self.muxer != "matroska")
+
+
+def _nearest(value: Fraction) -> int:
+    """The nearest integer, halves up: as FFmpeg rounds times that are not negative."""
+    return math.floor(value + Fraction(1, 2))
 
 
 def codec_name(stream: Stream) -> str:

@@ -309,6 +309,23 @@ def test_a_cut_input_is_reported_and_refused_when_strict(
     assert not (tmp_path / "b.mp4").exists()
 
 
+def test_sound_that_is_damaged_costs_neither_the_picture_nor_the_rest(
+    tmp_path: Path, upscaler: Upscaler
+) -> None:
+    source = write_clip(tmp_path / "source", Clip(muxer="mpegts", audio=("aac",)))
+    content = bytearray(source.read_bytes())
+    packets = read_clip(source).payloads[1]
+    for packet in packets[3:5]:
+        place = content.find(packet[:8])
+        content[place : place + 2] = b"\0\0"
+    source.write_bytes(content)
+    for name in ("a.mp4", "a.mkv"):
+        manifest = upscale_video(source, tmp_path / name, upscaler)
+        assert manifest.frames_out == 6
+        kept = read_clip(tmp_path / name).payloads[1]
+        assert len(packets) - 6 <= len(kept) < len(packets)
+
+
 @pytest.mark.parametrize("content", [b"", b"some text\n" * 50, b"\0" * 999, b"GIF89a"])
 def test_bad_input_leaves_nothing_behind(
     content: bytes, tmp_path: Path, upscaler: Upscaler
