@@ -24,13 +24,11 @@ from bench.proof import MIN_PSNR_DB, TARGET_FPS, Claim, Proof, percentiles, verd
 from bench.roofline import cpu_machine, gpu_machine, reached, t4_prediction, work_of
 from engine.backends.base import Backend, LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend
-from engine.backends.tensorrt_runtime import RuntimeName
 from engine.commands import parse_size
 from engine.contract import FrameFormat
 from engine.errors import EngineError
-from engine.gpu import GpuOptions, open_gpu_backend
-from engine.models import Model, load_model
-from engine.plan import read_plan
+from engine.gpu import GpuOptions, open_plan
+from engine.models import Model
 from engine.selection import BackendName, open_backend, resolve_model
 from server.media.errors import MediaError
 
@@ -129,13 +127,7 @@ def open_subject(options: Options) -> Subject:
         EngineError: it cannot run here, or the plan is for something else.
     """
     if options.engine is not None:
-        record = read_plan(options.engine).record
-        model = load_model(record.model, allow_untrained=True)
-        name: RuntimeName = "tensorrt" if record.key.backend == "tensorrt" else "tensorrt_rtx"
-        gpu = GpuOptions(plan_file=options.engine, notify=say, threads=options.threads)
-        height, width = record.key.profile.optimum
-        spec = LaneSpec(height, width, "nv12" if record.key.format == "nv12" else "rgb24")
-        return Subject(open_gpu_backend(name, model, gpu), model, spec)
+        return Subject(*open_plan(options.engine, GpuOptions(notify=say, threads=options.threads)))
     width, height = parse_size(
         options.size if "x" in options.size else f"{options.size}x{options.size}"
     )

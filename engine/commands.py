@@ -91,8 +91,10 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Compare a backend with FP32 ONNX Runtime on natural and hostile frames."""
+    """Compare a plan or a backend with FP32 ONNX Runtime on natural and hostile frames."""
 
+    plan: Path | None = None
+    """A plan made by sr-engine build; it fixes backend, model, size and format."""
     backend: Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"] = "onnxruntime"
     """Which backend is judged."""
     model: str = "auto"
@@ -113,15 +115,7 @@ class Verify:
 
     def run(self) -> int:
         """Prints the scores; 0 when every frame passed, 1 otherwise."""
-        width, height = parse_size(self.size)
-        spec = LaneSpec(height, width, self.format, self.matrix, self.full_range)
-        model = resolve_model(self.backend, self.model, allow_untrained=True)
-        if self.backend == "onnxruntime":
-            backend: Backend = OnnxRuntimeBackend(model, self.threads, self.precision)
-        else:
-            backend = open_backend(
-                self.backend, self.model, threads=self.threads, allow_untrained=True
-            )
+        backend, model, spec = self._open()
         with backend:
             report = run_gate(backend, model, spec, threads=self.threads)
         if self.json:
@@ -129,6 +123,19 @@ class Verify:
         else:
             Console().print(gate_table(report))
         return 0 if report.passed else 1
+
+    def _open(self) -> tuple[Backend, Model, LaneSpec]:
+        if self.plan is not None:
+            from engine.gpu import GpuOptions, open_plan  # only where a GPU is wanted
+
+            return open_plan(self.plan, GpuOptions(threads=self.threads, gated=False))
+        width, height = parse_size(self.size)
+        spec = LaneSpec(height, width, self.format, self.matrix, self.full_range)
+        model = resolve_model(self.backend, self.model, allow_untrained=True)
+        if self.backend == "onnxruntime":
+            return OnnxRuntimeBackend(model, self.threads, self.precision), model, spec
+        backend = open_backend(self.backend, self.model, threads=self.threads, allow_untrained=True)
+        return backend, model, spec
 
 
 def parse_size(text: str) -> tuple[int, int]:

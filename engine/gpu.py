@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.backends import tensorrt, tensorrt_rtx
@@ -15,7 +15,8 @@ from engine.backends.tensorrt_log import OnProgress
 from engine.backends.tensorrt_runtime import RuntimeName, TrtRuntime
 from engine.build import CachedPlans, PlanFile, PlanMaker, Target, slug, timing_path, unheard
 from engine.cache import Notify, PlanCache
-from engine.models import Model
+from engine.models import Model, load_model
+from engine.plan import read_plan
 from engine.verify import run_gate
 
 OpenDevice = Callable[[], AnyDevice]
@@ -36,6 +37,8 @@ class GpuOptions:
     reason: str = "asked for by name"
     threads: int | None = None
     """Cores that the gate's FP32 reference uses; None is all."""
+    gated: bool = True
+    """False only for who runs the gate himself and wants its report of a bad plan too."""
 
 
 def open_gpu_backend(
@@ -59,6 +62,31 @@ def open_gpu_backend(
     except BaseException:
         thread.close()
         raise
+
+
+def open_plan(
+    path: Path, options: GpuOptions | None = None, open_gpu: OpenDevice = open_device
+) -> tuple[TensorRtBackend, Model, LaneSpec]:
+    """Opens a plan file on the first visible GPU, with the model and the frames it is for.
+
+    The matrix and range of nv12 are the defaults: the plan's ONNX is checked against them.
+
+    Raises:
+        PlanError: the plan cannot be trusted.
+        BackendUnavailable: see :func:`open_gpu_backend`.
+    """
+    record = read_plan(path).record
+    model = load_model(record.model, allow_untrained=True)
+    name: RuntimeName = "tensorrt" if record.key.backend == "tensorrt" else "tensorrt_rtx"
+    backend = open_gpu_backend(
+        name, model, replace(options or GpuOptions(), plan_file=path), open_gpu
+    )
+    height, width = record.key.profile.optimum
+    return (
+        backend,
+        model,
+        LaneSpec(height, width, "nv12" if record.key.format == "nv12" else "rgb24"),
+    )
 
 
 def _on_thread(
@@ -88,4 +116,5 @@ def _on_thread(
             f"mean {worst.mean_difference:.2f} grey levels"
         )
 
-    return TensorRtBackend(thread, runtime, model, plans, gate, options.reason)
+    checked = gate if options.gated else None
+    return TensorRtBackend(thread, runtime, model, plans, checked, options.reason)

@@ -45,7 +45,8 @@ class TensorRtBackend:
         runtime: which TensorRT.
         model: what the plans hold.
         plans: where they come from.
-        gate: asked before the first lane of a plan that is not verified on this GPU.
+        gate: asked before the first lane of a plan that is not verified on this GPU. None only
+            for who judges the plan himself: it then stays unverified.
         reason: why this backend was chosen, for ``info.detail["reason"]``.
     """
 
@@ -55,7 +56,7 @@ class TensorRtBackend:
         runtime: TrtRuntime,
         model: Model,
         plans: PlanSource,
-        gate: Gate,
+        gate: Gate | None,
         reason: str = "asked for by name",
     ) -> None:
         self._thread, self._runtime, self._model = thread, runtime, model
@@ -142,15 +143,15 @@ class TensorRtBackend:
         plan = self._plans.plan_for(spec, check)
         running = self._running[spec] = _Running(plan, made["loaded"], [])
         self._newest = plan
-        if not self._is_verified(plan) and self._judging is None:
-            self._judge(spec, running)
+        if self._gate and self._judging is None and not self._is_verified(plan):
+            self._judge(self._gate, spec, running)
         self._make_room()
         return running
 
-    def _judge(self, spec: LaneSpec, running: _Running) -> None:
+    def _judge(self, gate: Gate, spec: LaneSpec, running: _Running) -> None:
         self._judging = spec
         try:
-            wrong = self._gate(self, spec)
+            wrong = gate(self, spec)
         except BaseException:
             self._unload(spec)
             raise

@@ -69,6 +69,10 @@ class Rig:
         thread = GpuThread(self.open_device)
         return TensorRtBackend(thread, self.runtime(), MODEL, plans, gate or self.gate)
 
+    def ungated(self, plans: PlanSource) -> TensorRtBackend:
+        thread = GpuThread(self.open_device)
+        return TensorRtBackend(thread, self.runtime(), MODEL, plans, gate=None)
+
     def runtime(self) -> TrtRuntime:
         trt = SimpleNamespace(__version__="1.7.1.116")
         return TrtRuntime("tensorrt_rtx", trt, "13", self.load, {"7.5": "SM75"})  # type: ignore[arg-type]
@@ -140,6 +144,13 @@ def test_a_plan_that_fails_the_gate_never_serves(
         rig.verdict = ""
         assert len(backend.open_lanes(SPEC, 2)) == 2
     assert "PSNR 12.0 dB" in messages[0]
+
+
+def test_a_plan_nobody_judged_is_not_verified(rig: Rig, plans: CachedPlans) -> None:
+    with rig.ungated(plans) as backend:
+        backend.open_lanes(SPEC, 1)
+        assert backend.info.detail["verified"] == "false"
+    assert not plans.plan_for(SPEC, lambda plan: None).record.verified
 
 
 def test_an_error_in_the_gate_leaves_no_ungated_plan_behind(rig: Rig, plans: CachedPlans) -> None:
