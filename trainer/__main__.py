@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -18,16 +18,18 @@ from trainer.errors import Interrupted, TrainerError
 Flags = Annotated[FitConfig, tyro.conf.arg(name="")]
 
 
-def fit(config: Flags) -> None:
+def fit(config: Flags, html: bool = True) -> None:
     """Trains a network on a folder of pictures; the same command goes on where it was stopped.
 
     Args:
         config: the run.
+        html: write report.html at the end.
     """
     from trainer.console import StopOnSignal, reading, watching
     from trainer.data import load_folder
     from trainer.loop import Hooks
     from trainer.loop import fit as train
+    from trainer.report import aerial_names, write_report
 
     first = os.environ.get("RANK", "0") == "0"
     pictures = load_folder(config.data, config.patch, config.validation_pictures, reading)
@@ -37,6 +39,10 @@ def fit(config: Flags) -> None:
             return
         with watching(config, stop) as hooks:
             result = train(config, pictures, hooks)
+    if html:
+        page = config.out / "report.html"
+        write_report(config.out, pictures, page, aerial_names(config.data))
+        print(page)
     print(
         f"{result.weights}: PSNR-Y {result.validation_psnr_y_db:.2f} dB on "
         f"{len(pictures.validation)} held-out crops; "
@@ -76,9 +82,38 @@ def evaluate(
     print(text)
 
 
+def report(
+    data: Path,
+    run: Annotated[Path | None, tyro.conf.Positional] = None,
+    out: Path | None = None,
+) -> None:
+    """Writes one HTML page: about a run and its data set, or about a data set alone.
+
+    Args:
+        data: folder of pictures.
+        run: folder of a run (``--out`` of fit); without one the data set is surveyed.
+        out: where the page goes; by default report.html in the run, or survey.html here.
+    """
+    from trainer.console import reading
+    from trainer.report import report_folder
+    from trainer.survey import survey
+
+    if run is None:
+        page = out or Path("survey.html")
+        survey(data, page, reading)
+    else:
+        page = out or run / "report.html"
+        report_folder(run, data, page, reading)
+    print(page)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a bad input is one sentence on stderr and exit code 2."""
-    commands = {"fit": fit, "evaluate": evaluate}
+    commands: dict[str, Callable[..., None]] = {
+        "fit": fit,
+        "evaluate": evaluate,
+        "report": report,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="sr-train", description=__doc__, args=arguments

@@ -37,6 +37,7 @@ def write_atomically(tensors: dict[str, Tensor], header: dict[str, str], path: P
         save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, header)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        temporary.chmod(0o644)  # the library makes files that only their owner reads
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

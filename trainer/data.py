@@ -118,12 +118,25 @@ def picture_files(folder: Path) -> dict[Path, Path | None]:
 
 def _groups(folder: Path, files: list[Path]) -> list[str]:
     """The source picture of each file: files of one source are never split."""
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        return [p.name for p in files]
-    with manifest.open(newline="") as handle:
-        rows = {r["file"]: f"{r['repository']}/{r['path']}" for r in csv.DictReader(handle)}
-    return [rows.get(p.name, p.name) for p in files]
+    sources = {r["file"]: f"{r['repository']}/{r['path']}" for r in read_manifest(folder)}
+    return [sources.get(p.name, p.name) for p in files]
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """The rows of ``manifest.csv`` (``file``, ``repository``, ``path`` ...), none without one.
+
+    Raises:
+        DataError: it lacks one of those columns.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as handle:
+        reader = csv.DictReader(handle)
+        missing = {"file", "repository", "path"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path} has no column {sorted(missing)[0]!r}; add it or remove it")
+        return list(reader)
 
 
 def folder_digest(files: list[Path], root: Path) -> str:

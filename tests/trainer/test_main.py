@@ -18,7 +18,7 @@ from trainer.data import PictureSet
 from trainer.loop import fit
 
 TINY = ["--network.width", "8", "--network.body", "2", "--patch", "16", "--batch", "2",
-        "--device", "cpu", "--precision", "fp32"]  # fmt: skip
+        "--device", "cpu", "--precision", "fp32", "--no-html"]  # fmt: skip
 
 
 def run(*arguments: object) -> int:
