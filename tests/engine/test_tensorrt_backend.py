@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +15,11 @@ from engine.backends.cuda_thread import GpuThread
 from engine.backends.nearest import enlarge
 from engine.backends.tensorrt_backend import KEPT_SHAPES, Gate, TensorRtBackend
 from engine.backends.tensorrt_runtime import TrtRuntime
-from engine.build import CachedPlans, PlanMaker, PlanSource, Target
-from engine.cache import PlanCache
+from engine.build import CachedPlans, PlanMaker, PlanSource, Target, runtime_named
+from engine.cache import PlanCache, write_plan
 from engine.contract import FrameFormat
 from engine.errors import BackendUnavailable, EngineFault, OutOfMemory, PlanError
-from engine.gpu import GpuOptions, open_gpu_backend
+from engine.gpu import GpuOptions, open_gpu_backend, open_plan
 from engine.models import load_model
 from engine.plan import Plan, PlanRecord, Size, sha256_hex
 from engine.upscaler import Upscaler
@@ -96,9 +97,9 @@ def messages() -> list[str]:
 
 
 @pytest.fixture
-def plans(rig: Rig, tmp_path: object, messages: list[str]) -> CachedPlans:
+def plans(rig: Rig, tmp_path: Path, messages: list[str]) -> CachedPlans:
     maker = QuickMaker(rig.runtime(), MODEL, Target("7.5"))
-    cache = PlanCache.open(tmp_path / "plans", messages.append)  # type: ignore[operator]
+    cache = PlanCache.open(tmp_path / "plans", messages.append)
     return CachedPlans(maker, cache)
 
 
@@ -217,7 +218,7 @@ def test_the_backend_says_what_it_runs_on(rig: Rig, plans: CachedPlans) -> None:
     assert info.plan_sha256 == ""
 
 
-def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: object) -> None:
+def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: Path) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
@@ -234,6 +235,35 @@ def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: object) ->
     def hopper() -> FakeCuda:
         return FakeCuda(facts=replace(T4, compute_capability="9.0"))
 
-    options = GpuOptions(cache_dir=tmp_path / "plans")  # type: ignore[operator]
+    options = GpuOptions(cache_dir=tmp_path / "plans")
     with pytest.raises(BackendUnavailable, match=r"no plan for compute capability 9\.0"):
         open_gpu_backend("tensorrt_rtx", MODEL, options, open_gpu=hopper)
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here: see tests/gpu")
+def test_with_the_real_library_and_no_driver_the_plan_is_built_but_not_loaded(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' (works without a GPU)")
+    said: list[str] = []
+    options = GpuOptions(cache_dir=tmp_path / "plans", notify=said.append)
+    with (
+        open_gpu_backend("tensorrt_rtx", MODEL, options, open_gpu=FakeCuda) as backend,
+        pytest.raises(PlanError, match=r"does not load with TensorRT .* CUDA driver version is"),
+    ):
+        backend.open_lanes(LaneSpec(32, 32), 1)
+    assert list((tmp_path / "plans").glob("*.plan")) == []
+
+
+def test_a_plan_file_names_its_model_and_its_frames(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' (works without a GPU)")
+    maker = PlanMaker(runtime_named("tensorrt_rtx"), MODEL, Target("7.5"))
+    path = tmp_path / "fast.plan"
+    write_plan(path, maker.make(LaneSpec(24, 32, "nv12")))
+    options = GpuOptions(cache_dir=tmp_path / "plans")
+    backend, model, spec = open_plan(path, options, open_gpu=FakeCuda)
+    backend.close()
+    assert (model.sha256, spec) == (MODEL.sha256, LaneSpec(24, 32, "nv12"))
+    path.write_bytes(b"x")
+    with pytest.raises(PlanError, match="not those its JSON names"):
+        open_plan(path, options, open_gpu=FakeCuda)
