@@ -26,10 +26,11 @@ from engine.selection import BackendName, open_backend
 from engine.upscaler import Upscaler
 from server.beside import write_whole, written_beside
 from server.comparison import Column, busiest_places, psnr_y_db, side_by_side
+from server.interrupts import Interrupted, Interrupts
 from server.manifest import Manifest
 from server.media.bicubic import bicubic_x4
 from server.media.decode import DecodeOptions, Decoder
-from server.media.errors import EncodeError, MediaError
+from server.media.errors import Cancelled, EncodeError, MediaError
 from server.media.limits import command_line_limits
 from server.progress import video_bar
 from server.session import upscale_video
@@ -68,26 +69,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; 2 with one sentence on stderr when something is missing or wrong."""
     chosen = tyro.cli(Arguments, prog="python -m server.demo", args=arguments)
     console = Console(highlight=False, soft_wrap=True)
+    interrupts = Interrupts()
     try:
-        run(chosen, console)
+        with interrupts:
+            run(chosen, console, interrupts)
     except (MediaError, EncodeError, EngineError, ValueError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"demo: error: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (Interrupted, Cancelled):
         print("demo: interrupted", file=sys.stderr)
-        return 130
+        return interrupts.exit_code
     return 0
 
 
-def run(chosen: Arguments, console: Console) -> Figures:
+def run(chosen: Arguments, console: Console, interrupts: Interrupts) -> Figures:
     """Leaves exactly the four files in ``chosen.out`` and prints the figures.
 
     Raises:
         ValueError: other files are in the way, or clip and truth do not fit.
         MediaError, EncodeError, EngineError, OSError: from the stages.
+        Interrupted, Cancelled: a signal came.
     """
     if not (chosen.clip.is_file() and chosen.truth.is_file()):
         raise ValueError(
@@ -95,7 +99,7 @@ def run(chosen: Arguments, console: Console) -> Figures:
         )
     _clear(chosen.out)
     shutil.copyfile(chosen.clip, chosen.out / INPUT)
-    manifest = _upscale(chosen, console)
+    manifest = _upscale(chosen, console, interrupts)
     figures, columns = _compare(chosen, manifest)
     places = busiest_places(columns[-1].frame, CROP_PIXELS, CROPS)
     with written_beside(chosen.out / PICTURE) as partial:
@@ -115,16 +119,17 @@ def _clear(out: Path) -> None:
         path.unlink()
 
 
-def _upscale(chosen: Arguments, console: Console) -> Manifest:
+def _upscale(chosen: Arguments, console: Console, interrupts: Interrupts) -> Manifest:
     with Upscaler(open_backend(chosen.backend, chosen.model)) as upscaler:
         info = upscaler.info
         console.print(f"{info.name} {info.version}, {info.device}, model {info.model}")
-        with video_bar(console, INPUT) as on_progress:
+        with video_bar(console, INPUT) as on_progress, interrupts.deferred():
             return upscale_video(
                 chosen.out / INPUT,
                 chosen.out / OUTPUT,
                 upscaler,
                 on_progress=on_progress,
+                cancelled=interrupts.asked,
             )
 
 

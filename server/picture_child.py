@@ -1,6 +1,6 @@
 """The process that decodes users' pictures: a warm parent that forks one child per picture.
 
-The parent imports Pillow once, gives up network and files, and never reads a user's byte. Each
+The parent imports Pillow once, gives up the network, and never reads a user's byte. Each
 request carries two open file descriptors, the picture and a pipe for the result; the forked child
 limits itself, decodes, writes and exits. A child that crashes, runs out of memory or hangs (SIGALRM
 ends it even inside a C decoder) takes nothing with it. When the other end of the socket closes,
@@ -13,7 +13,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -35,7 +34,7 @@ MEMORY_BYTES_PER_PIXEL = 40
 def main() -> int:
     """Serves requests from the socket on file descriptor 0 until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for our parent to handle
-    sandbox.enter(memory_bytes=None, cpu_seconds=None, may_write_files=False)
+    sandbox.isolate()
     gc.freeze()  # children collect nothing of ours, so they copy no page of it
     with socket.socket(fileno=os.dup(0)) as requests:
         # A child that lives longer than this process must not keep the socket open.
@@ -81,7 +80,7 @@ def _run_child(request: dict[str, Any], picture_fd: int, result_fd: int) -> None
 
 def _limit_process(limits: PictureLimits) -> None:
     memory = BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * limits.max_pixels
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    sandbox.limit(memory_bytes=memory, cpu_seconds=None, may_write_files=False)
     signal.setitimer(signal.ITIMER_REAL, limits.decode_seconds)
 
 

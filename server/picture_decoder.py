@@ -60,6 +60,7 @@ class PictureDecoder:
             MediaError: see ``server.media.picture_modes.decode_picture``; also when the child
                 crashed, ran out of its memory or needed longer than ``limits.decode_seconds``.
             OSError: ``source`` cannot be read.
+            RuntimeError: the warm process ends before it reads anything; a broken installation.
         """
         limits = limits or PictureLimits()
         with _opened(source) as picture_fd:
@@ -68,7 +69,12 @@ class PictureDecoder:
             except UnusableMedia:
                 if not self._warm_process_died():
                     raise
-            return self._attempt(picture_fd, limits, keep_gps)  # the request was lost with it
+            try:
+                return self._attempt(picture_fd, limits, keep_gps)  # the request was lost with it
+            except UnusableMedia as error:
+                if self._warm_process_died():
+                    raise RuntimeError("the picture decoder does not stay alive") from error
+                raise
 
     def _attempt(self, picture_fd: int, limits: PictureLimits, keep_gps: bool) -> Picture:
         deadline = time.monotonic() + limits.decode_seconds + _GRACE_SECONDS
@@ -87,8 +93,13 @@ class PictureDecoder:
             os.close(result_fd)
 
     def _warm_process_died(self) -> bool:
+        """Whether the other end of the socket is gone; the kernel closes it before our pipe."""
         with self._lock:
-            return self._process is not None and self._process.poll() is not None
+            if self._requests is None:
+                return True
+            hang_up = select.poll()
+            hang_up.register(self._requests, select.POLLHUP)
+            return bool(hang_up.poll(0))
 
     def _send(self, message: bytes, descriptors: list[int]) -> None:
         with self._lock:

@@ -1,18 +1,16 @@
 """``sr-upscale IN OUT``: a picture, a video or a folder of pictures, four times larger.
 
 What IN is comes from its first bytes, never from its name. Everything a person should know goes to
-stderr; the exit code is 0, 2 for anything that was wrong, 130 after ^C.
+stderr; the exit code is 0, 2 for anything that was wrong, 130 after ^C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tyro
@@ -22,8 +20,9 @@ from engine.errors import EngineError
 from engine.selection import OnProgress, open_backend
 from engine.upscaler import Upscaler
 from server.beside import write_whole
+from server.interrupts import Interrupted, Interrupts
 from server.media.codecs import DEFAULT_CODEC, find_codec
-from server.media.errors import EncodeError, MediaError
+from server.media.errors import Cancelled, EncodeError, MediaError
 from server.media.sniff import sniff_file
 from server.picture_files import FolderReport, PictureFiles, pictures_in, upscale_folder
 from server.picture_session import PictureOptions
@@ -39,7 +38,7 @@ from server.upscale_arguments import (
 )
 from server.video_options import VideoOptions
 
-BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    interrupts = Interrupts()
     try:
-        with _sigterm_unwinds():
-            return run(chosen, console)
-    except KeyboardInterrupt:
+        with interrupts:
+            return run(chosen, console, interrupts)
+    except (Interrupted, Cancelled):
         _say(console, "interrupted; nothing was left half-written")
-        return INTERRUPTED
+        return interrupts.exit_code
     except (UsageError, MediaError, EncodeError, EngineError) as error:
         _say(console, f"error: {error}")
     except OSError as error:
@@ -66,11 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return BAD_INPUT
 
 
-def run(chosen: Arguments, console: Console) -> int:
+def run(chosen: Arguments, console: Console, interrupts: Interrupts) -> int:
     """Does what was asked for; 2 when a picture of a folder failed.
 
     Raises:
         UsageError, MediaError, EncodeError, EngineError, OSError: one sentence each.
+        Interrupted, Cancelled: a signal came.
     """
     size = parse_size(chosen.size)
     if chosen.manifest is not None and not chosen.manifest.absolute().parent.is_dir():
@@ -80,7 +81,7 @@ def run(chosen: Arguments, console: Console) -> int:
     if sniff_file(chosen.source).kind == "picture":
         _run_picture(chosen, size, console)
     else:
-        _run_video(chosen, size, console)
+        _run_video(chosen, size, console, interrupts)
     return 0
 
 
@@ -118,7 +119,9 @@ def _run_folder(chosen: Arguments, size: tuple[int, int] | None, console: Consol
     return BAD_INPUT if report.failed else 0
 
 
-def _run_video(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> None:
+def _run_video(
+    chosen: Arguments, size: tuple[int, int] | None, console: Console, interrupts: Interrupts
+) -> None:
     refuse(chosen, "a video", best=chosen.best, **{"strip-gps": chosen.strip_gps})
     check_target(chosen, "video")
     codec = chosen.codec or DEFAULT_CODEC
@@ -131,8 +134,14 @@ def _run_video(chosen: Arguments, size: tuple[int, int] | None, console: Console
         start_seconds=chosen.start,
         end_seconds=chosen.end,
     )
-    with _opened(chosen, console) as upscaler, video_bar(console, chosen.source.name) as feed:
-        manifest = upscale_video(chosen.source, chosen.target, upscaler, options, feed)
+    with (
+        _opened(chosen, console) as upscaler,
+        video_bar(console, chosen.source.name) as feed,
+        interrupts.deferred(),
+    ):
+        manifest = upscale_video(
+            chosen.source, chosen.target, upscaler, options, feed, cancelled=interrupts.asked
+        )
     for stream in manifest.dropped:
         what = " ".join(str(stream[key]) for key in ("type", "codec") if key in stream)
         number = f"stream {stream['index']} " if "index" in stream else ""
@@ -215,20 +224,6 @@ def _write_manifest(chosen: Arguments, manifest: dict[str, Any]) -> None:
 
 def _say(console: Console, text: str) -> None:
     console.print(f"sr-upscale: {text}", markup=False)
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM cleans up like ^C does: temporary files go, children end."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":
