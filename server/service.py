@@ -48,6 +48,7 @@ def worker_configs(settings: Settings) -> list[dict[str, Any]]:
             "threads": settings.threads,
             "cache_dir": None if settings.cache_dir is None else str(settings.cache_dir),
             "device": index % devices if devices > 1 else None,
+            "segment_seconds": settings.segment_seconds,
             "limits": settings.limits.model_dump(),
         }
         for index in range(count)

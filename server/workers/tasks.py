@@ -27,6 +27,7 @@ from server.media.limits import Limits
 from server.media.pictures import PictureLimits
 from server.picture_decoder import PictureDecoder
 from server.picture_session import PictureOptions, upscale_picture
+from server.segments import upscale_in_segments
 from server.session import upscale_video
 from server.video_options import VideoOptions
 from server.workers.calibration import calibrate
@@ -61,6 +62,7 @@ class EngineTasks:
         self._upscalers: dict[str, Upscaler] = {}
         self._decoder = PictureDecoder()
         self._main = self._open(config["model"])
+        self._decoder.decode(_FIRST_PICTURE)  # starts its process before somebody waits for it
 
     def table(self) -> dict[str, TaskFunction]:
         """Task kind -> function."""
@@ -129,13 +131,16 @@ class EngineTasks:
         folder = JobFolder(Path(task["folder"]))
         container = task["options"].get("format", "mp4")
         result = folder.path / _NAMES[container]
-        manifest = upscale_video(
+        folder.segments.mkdir(mode=0o700, exist_ok=True)
+        manifest = upscale_in_segments(
             folder.input,
             result,
+            folder.segments,
             self._watched({**task, "preview": str(folder.preview)}, context),
             self._video_options(task["options"], "job"),
             ProgressReporter(context),
             cancelled=context.cancelled.is_set,
+            segment_seconds=self._config["segment_seconds"],
         )
         return {
             **_summary(manifest),
@@ -235,6 +240,14 @@ class EngineTasks:
         return VideoOptions(
             **chosen, container=options.get("format"), limits=self._media_limits(kind)
         )
+
+
+_FIRST_PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c636000000002000148afa4710000000049454e44ae4260"
+    "82"
+)
+"""A PNG of one black pixel."""
 
 
 class _TimedUpscaler:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +104,12 @@ def png(width: int = 16, height: int = 16, seed: int = 0) -> bytes:
 
 def pixels_of(picture: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(picture)))
+
+
+def kill_workers(parent: int) -> None:
+    """Kills the engine workers of the server with this process id."""
+    children = psutil.Process(parent).children()
+    workers = [child for child in children if "server.workers" in child.cmdline()]
+    assert workers
+    for worker in workers:
+        worker.kill()

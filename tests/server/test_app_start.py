@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from server.access import hash_key
-from tests.server.live import environment, live_server, png, wait_ready, wait_until
+from tests.server.live import environment, kill_workers, live_server, png, wait_ready, wait_until
 
 
 def start(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -111,14 +110,6 @@ def test_a_video_that_fails_after_its_200_ends_abnormally(tmp_path: Path, data: 
             assert (job["state"], job["error"]["code"]) == ("failed", "engine_failed")
             wait_ready(server)
             assert client.post("/upscale", content=png()).status_code == 200
-
-
-def kill_workers(parent: int) -> None:
-    children = psutil.Process(parent).children()
-    workers = [child for child in children if "server.workers" in child.cmdline()]
-    assert workers
-    for worker in workers:
-        worker.kill()
 
 
 def test_a_public_address_makes_one_key_prints_it_once_and_needs_it(tmp_path: Path) -> None:

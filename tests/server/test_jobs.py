@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import signal
 import subprocess
@@ -11,10 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import pytest
 
-from tests.server.live import LiveServer, environment, live_server, png, wait_ready, wait_until
+from tests.server.live import (
+    LiveServer,
+    environment,
+    kill_workers,
+    live_server,
+    png,
+    wait_ready,
+    wait_until,
+)
 
 Json = dict[str, Any]
 
@@ -229,22 +240,53 @@ def test_a_picture_and_a_broken_video_are_no_jobs(client: httpx.Client, clip: by
     assert (failed["state"], failed["error"]["code"]) == ("failed", "truncated")
 
 
-def test_jobs_survive_a_kill_of_everything_and_give_the_same_frames(
-    tmp_path: Path, clip: bytes
-) -> None:
-    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
+def frame_hashes(video: bytes) -> list[tuple[float, str]]:
+    """(time, hash of the pixels) of every frame."""
+    with av.open(io.BytesIO(video)) as container:
+        return [
+            (frame.time or 0.0, hashlib.sha256(frame.to_ndarray().tobytes()).hexdigest())
+            for frame in container.decode(video=0)
+        ]
+
+
+def segments_of(server: LiveServer, job: Json) -> int:
+    """Finished segments of a running job."""
+    ledger = server.data_dir / "jobs" / job["id"] / "segments" / "ledger.jsonl"
+    return max(0, len(ledger.read_text().splitlines()) - 1) if ledger.exists() else 0
+
+
+def test_jobs_survive_kills_and_give_the_same_frames(tmp_path: Path, clip: bytes) -> None:
+    settings = {"SR_WORKERS": "1", "SR_SEGMENT_SECONDS": "0.2"}
+    with live_server(tmp_path, **settings) as server, server.client() as client:
         wait_ready(server)
-        whole = submit(client, clip, "height=512")
-        expected = finished(client, whole["id"])["manifest"]
-        cut = submit(client, clip, "height=512")
+        whole = finished(client, submit(client, clip, "height=768")["id"])
+        expected = client.get(f"/jobs/{whole['id']}/result").content
+        cut = submit(client, clip, "height=768")
         waiting = submit(client, clip, "height=64")
-        wait_until(lambda: client.get(f"/jobs/{cut['id']}").json()["frames"] > 0, "some frames")
-        server.stop(signal.SIGKILL)
-    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
+        wait_until(lambda: segments_of(server, cut) >= 1, "a segment")
+        kill_workers(server.process.pid)
+        wait_until(lambda: segments_of(server, cut) >= 3, "more segments")
+        server.stop(signal.SIGKILL)  # everything dies
+    with live_server(tmp_path, **settings) as server, server.client() as client:
         for job in (cut, waiting):
             again = finished(client, job["id"])
-            assert again["state"] == "done", again
-            assert again["manifest"]["pts_sha256"] == expected["pts_sha256"]
-            assert again["frames"] == 41
-        results = [client.get(f"/jobs/{job['id']}/result").content for job in (whole, cut)]
-        assert len(results[1]) > 0
+            assert (again["state"], again["frames"]) == ("done", 41), again
+            assert again["manifest"]["pts_sha256"] == whole["manifest"]["pts_sha256"]
+        assert "resumed after" in str(client.get(f"/jobs/{cut['id']}").json()["manifest"])
+        result = client.get(f"/jobs/{cut['id']}/result").content
+    assert frame_hashes(result) == frame_hashes(expected)
+
+
+def test_a_job_that_kills_every_worker_fails_and_others_go_on(tmp_path: Path, clip: bytes) -> None:
+    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
+        wait_ready(server)
+        job = submit(client, clip, "quality=1")
+        for _ in range(3):
+            wait_until(
+                lambda: client.get("/readyz").json()["workers"] == ["busy"], "the job on a worker"
+            )
+            kill_workers(server.process.pid)
+            wait_until(lambda: client.get("/readyz").json()["workers"] != ["busy"], "a dead worker")
+        failed = finished(client, job["id"])
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "engine_failed")
+        assert finished(client, submit(client, clip, "height=64")["id"])["state"] == "done"
