@@ -3,11 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DATA ?= tests/data/train_small
-RUN ?= runs/custom
-NAME ?= custom
 
-.PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench load clean
+# Training: `make train DATA=pictures/ RUN=runs/mine`, then `make export plan serve RUN=runs/mine`.
+# Without DATA it is a smoke run of about a minute on the bundled pictures.
+SMALL := tests/data/train_small
+DATA ?= $(SMALL)
+RUN ?= runs/$(notdir $(patsubst %/,%,$(DATA)))
+SMOKE := --iterations 300 --batch 8 --patch 24 --validation-pictures 2 --evaluate-every 100
+TRAIN_FLAGS ?= $(if $(filter $(SMALL),$(DATA)),$(SMOKE))
+SM ?= 75
+
+.PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench clean force
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,8 +51,40 @@ lint:
 test-gpu: setup  ## Tests that need a CUDA device; a skipped one fails
 	SR_TEST_GPU=1 $(BIN)/python -m pytest -q -m "gpu or trt_gpu" tests/gpu
 
-serve: $(VENV)/.serve  ## Start the service on 127.0.0.1:8000
-	$(BIN)/sr-server
+# The chain train -> export -> plan -> serve hangs on files: what did not change is not made again.
+WEIGHTS := $(RUN)/weights.safetensors
+ONNX := $(RUN)/onnx/.done
+PLAN := $(RUN)/sm$(SM).plan
+PICTURES := $(shell find $(DATA) -type f 2>/dev/null)
+
+# Changes only when the flags do, so that other flags train again.
+$(RUN).flags: force
+	@mkdir -p $(@D)
+	@echo '$(DATA) $(TRAIN_FLAGS)' | cmp -s - $@ || echo '$(DATA) $(TRAIN_FLAGS)' > $@
+
+$(WEIGHTS): $(PICTURES) $(RUN).flags | $(VENV)/.dev
+	@if [ -f $@ ]; then mv $(RUN) $(RUN).$$(date +%Y%m%d-%H%M%S); fi
+	$(BIN)/sr-train fit --data $(DATA) --out $(RUN) $(TRAIN_FLAGS)
+
+$(ONNX): $(WEIGHTS)
+	$(BIN)/sr-engine export $< --out $(@D)
+	@touch $@
+
+$(PLAN): $(ONNX)
+	$(BIN)/sr-engine build --backend tensorrt_rtx --sm $(SM) --model $(WEIGHTS) --out $@
+
+train: $(WEIGHTS)  ## Train on DATA into RUN; goes on where it was stopped
+export: $(ONNX)  ## Write the ONNX files of RUN, checked against PyTorch
+plan: $(PLAN)  ## Build the TensorRT for RTX plan of RUN for compute capability SM
+
+ablations: setup  ## Run the ablations that are missing (hours) and write docs/ablations.md
+	$(BIN)/sr-train ablate --data $(DATA)
+
+MODEL ?= $(if $(wildcard $(WEIGHTS)),$(WEIGHTS),auto)
+serve: $(VENV)/.serve  ## Start the service on 127.0.0.1:8000, with the weights of RUN if there
+	$(BIN)/sr-server --model $(MODEL)
+
+force:
 
 bench: $(VENV)/.serve  ## Prove speed and correctness of the CPU engine at 256x256
 	$(BIN)/python bench/fps.py --backend onnxruntime --model fast --size 256 --frames 60
