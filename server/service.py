@@ -24,10 +24,15 @@ from server.errors import ApiError
 from server.jobs.runner import JobRunner
 from server.jobs.store import JobStore
 from server.limits import RateLimiter
+from server.logs import log_event
 from server.metrics import Metrics
 from server.settings import Settings, SettingsError
 from server.workers.pool import PoolOptions, WorkerPool
-from server.workers.ticket import KINDS
+from server.workers.ticket import KINDS, Ticket, TicketCancelled
+
+REAL_TIME_FPS = 60
+_CALIBRATION_SECONDS = 120.0
+"""It stops by itself after ten; this ends one that hangs."""
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "server.workers")
 
@@ -118,8 +123,13 @@ class Service:
         self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / "jobs.sqlite3")
         self.jobs = JobRunner(self.store, self.jobs_root, self.pool, self.limits, self.metrics)
         self.pool.start()
-        await self.jobs.start()
         self._tasks.append(asyncio.create_task(self.metrics.watch_loop_lag()))
+        if self.settings.calibration_size is not None:
+            self.measurement.state = "waiting"
+            self._tasks.append(
+                asyncio.create_task(self._calibrate(*self.settings.calibration_size))
+            )
+        await self.jobs.start()
 
     def begin_stop(self) -> None:
         """Not ready from now on, and nothing new is taken; watchers of jobs are let go."""
@@ -169,7 +179,8 @@ class Service:
     @property
     def engine(self) -> dict[str, Any]:
         """Who runs the frames: of a worker that is ready, else empty."""
-        return next((slot.engine for slot in self.pool.slots if slot.engine), {})
+        slots = [slot for slot in self.pool.slots if slot.engine and not slot.is_stand_in]
+        return slots[0].engine if slots else {}
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether to send work here, and what ``/readyz`` says about it."""
@@ -183,6 +194,7 @@ class Service:
             if fps is not None and fps < wanted:
                 problem = f"SR_REQUIRE_FPS={wanted:g}, but the calibration measured {fps:.1f}"
         state = "stopping" if self.is_stopping else "ready" if ready else "starting"
+        stand_in = self.pool.stand_in
         builds = [slot.build for slot in self.pool.slots if slot.build]
         return ready, {
             "status": "failed" if problem and not ready else state,
@@ -190,14 +202,46 @@ class Service:
             "backend": self.engine.get("name"),
             "model": self.engine.get("model"),
             "device": self.engine.get("device"),
+            "meanwhile": stand_in.engine.get("name") if stand_in else None,
             "build": builds[0] if builds else None,
             "workers": [slot.state for slot in self.pool.slots],
             "calibration": {"state": measured.state, **(measured.result or {})},
         }
 
+    async def _calibrate(self, height: int, width: int) -> None:
+        """Measures this engine on this machine, before any job is taken up."""
+
+        def on_event(_: dict[str, Any]) -> None:
+            self.measurement.state = "running"
+
+        task = {"kind": "calibrate", "height": height, "width": width}
+        ticket = Ticket("job", task, on_event=on_event, total_seconds=_CALIBRATION_SECONDS)
+        self.pool.submit(ticket)
+        try:
+            result = await ticket.outcome
+        except (ApiError, TicketCancelled) as error:
+            self.measurement.state = "failed"
+            log_event("calibration_failed", problem=str(error))
+            return
+        held = "real time" if result["fps"] >= REAL_TIME_FPS else "not real time"
+        verdict = f"{held} ({REAL_TIME_FPS} fps)"
+        self.measurement.state, self.measurement.result = "done", {**result, "verdict": verdict}
+        self.metrics.calibration_fps.set(result["fps"])
+        log_event("calibrated", **self.measurement.result)
+
+    def _stand_in_while_building(self) -> None:
+        """With ``auto`` only: the CPU serves pictures while a plan is built."""
+        building = any(slot.state == "building" for slot in self.pool.slots)
+        if self.pool.is_ready:
+            self.pool.retire_stand_in()
+        elif building and self.settings.backend == "auto" and self.pool.stand_in is None:
+            config = worker_configs(self.settings)[0]
+            self.pool.add_stand_in({**config, "backend": "onnxruntime", "device": None})
+
     def _on_pool_change(self) -> None:
         if self.pool.problem:
             self.hopeless.set()
+        self._stand_in_while_building()
         for kind in KINDS:
             self.metrics.queued.labels(kind).set(self.pool.queued(kind))
         states = [slot.state for slot in self.pool.slots]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import (
     Field,
@@ -17,6 +17,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -142,6 +143,12 @@ class Settings(BaseSettings):
     """Not ready while the calibration measured less than this; 0 asks for nothing."""
     limits: Limits = Field(default_factory=Limits)
 
+    @model_validator(mode="after")
+    def _fps_must_be_measured(self) -> Self:
+        if self.require_fps and self.calibrate == "off":
+            raise ValueError("SR_REQUIRE_FPS needs a measurement: do not set SR_CALIBRATE=off")
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
@@ -172,6 +179,8 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks each value
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.") from None
         name = "SR_" + str(first["loc"][-1] if first["loc"] else "").upper().removeprefix("SR_")
         what = f"{name}={first['input']!r}"
         raise SettingsError(f"{what} cannot be used: {first['msg'].lower()}.") from None

@@ -63,7 +63,7 @@ async function showEngine() {
 function engineText(state) {
   if (state.build) {
     const done = Math.round(state.build.fraction * 100);
-    return `Building ${state.build.what}: ${done} %${state.backend ? `; meanwhile ${state.backend}` : ""}`;
+    return `Building ${state.build.what}: ${done} %${state.meanwhile ? `; meanwhile pictures run on ${state.meanwhile}` : ""}`;
   }
   if (state.problem) return state.problem;
   if (!state.backend) return "The engine is starting…";

@@ -51,6 +51,9 @@ class Slot:
     """Why the worker cannot start, in one sentence."""
     failures: int = 0
     """Deaths in a row without a finished task."""
+    is_stand_in: bool = False
+    """Serves only pictures, and only until a real worker is ready."""
+    retired: bool = False
 
 
 class WorkerPool:
@@ -75,12 +78,17 @@ class WorkerPool:
     @property
     def long_capacity(self) -> int:
         """Videos and jobs at once: one worker stays free for pictures where there are two."""
-        return max(1, len(self.slots) - 1)
+        return max(1, sum(not slot.is_stand_in for slot in self.slots) - 1)
 
     @property
     def is_ready(self) -> bool:
-        """Whether some worker can take work."""
-        return any(slot.state in ("idle", "busy") for slot in self.slots)
+        """Whether some worker, stand-ins aside, can take work."""
+        return any(slot.state in ("idle", "busy") for slot in self.slots if not slot.is_stand_in)
+
+    @property
+    def stand_in(self) -> Slot | None:
+        """The worker that serves pictures while the real ones build their plans."""
+        return next((slot for slot in self.slots if slot.is_stand_in), None)
 
     @property
     def problem(self) -> str | None:
@@ -95,6 +103,20 @@ class WorkerPool:
     def start(self) -> None:
         """Starts every slot."""
         self._loops = [asyncio.create_task(self._run_slot(slot)) for slot in self.slots]
+
+    def add_stand_in(self, config: Message) -> None:
+        """Starts one more worker, for pictures only, until ``retire_stand_in``."""
+        slot = Slot(len(self.slots), config, is_stand_in=True)
+        self.slots.append(slot)
+        self._loops.append(asyncio.create_task(self._run_slot(slot)))
+
+    def retire_stand_in(self) -> None:
+        """Ends the stand-in after the picture it works on."""
+        slot = self.stand_in
+        if slot is not None:
+            slot.retired = True
+            self.slots.remove(slot)
+            self._notify()
 
     async def stop(self) -> None:
         """Cancels what runs and what waits, and ends every worker."""
@@ -164,8 +186,10 @@ class WorkerPool:
             self._notify()
 
     def _idle_for(self, kind: TicketKind) -> int:
-        idle = sum(slot.state == "idle" for slot in self.slots)
-        return idle if kind == "picture" else min(idle, self.long_capacity - self._long_running)
+        if kind == "picture":
+            return sum(slot.state == "idle" for slot in self.slots)
+        idle = sum(slot.state == "idle" and not slot.is_stand_in for slot in self.slots)
+        return min(idle, self.long_capacity - self._long_running)
 
     def _notify(self) -> None:
         self._changed.set()
@@ -175,19 +199,24 @@ class WorkerPool:
         slot.state = state
         self._notify()
 
-    def _take(self) -> Ticket | None:
+    def _take(self, slot: Slot) -> Ticket | None:
         for kind in KINDS:
-            if kind != "picture" and self._long_running >= self.long_capacity:
+            full = slot.is_stand_in or self._long_running >= self.long_capacity
+            if kind != "picture" and full:
                 break
             if self._queues[kind]:
                 return self._queues[kind].popleft()
         return None
 
-    async def _next_ticket(self, worker: WorkerProcess) -> Ticket:
-        """The next ticket for an idle worker. Raises WorkerDied when it dies of idleness."""
+    async def _next_ticket(self, slot: Slot, worker: WorkerProcess) -> Ticket | None:
+        """The next ticket for an idle worker, None when it is retired.
+
+        Raises:
+            WorkerDied: it died of idleness.
+        """
         dead = asyncio.create_task(worker.wait_dead())
         try:
-            while (ticket := self._take()) is None:
+            while (ticket := self._take(slot)) is None and not slot.retired:
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait({dead, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +228,7 @@ class WorkerPool:
             dead.cancel()
 
     async def _run_slot(self, slot: Slot) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not slot.retired:
             try:
                 await self._run_worker(slot)
             except WorkerUnusable as error:
@@ -227,7 +256,9 @@ class WorkerPool:
             slot.engine, slot.build = worker.engine, None
             for _ in range(self._options.recycle_tasks):
                 self._set_state(slot, "idle")
-                ticket = await self._next_ticket(worker)
+                ticket = await self._next_ticket(slot, worker)
+                if ticket is None:
+                    return
                 await self._work(slot, worker, ticket)
                 slot.failures = 0
         except asyncio.CancelledError:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from engine.errors import EngineError, ModelError
 from engine.frames import Frame
+from engine.models import load_model
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
 from server.jobs.model import JobFolder
@@ -76,7 +77,13 @@ class EngineTasks:
 
     def info(self) -> Message:
         """Who runs the frames when no other model is asked for."""
-        return asdict(self._main.info)
+        info = self._main.info
+        provenance: dict[str, str] = {}
+        if info.model:
+            given = self._config["model"]
+            model = load_model(info.model if given == "auto" else given)
+            provenance = {**model.metadata, "weights_sha256": model.sha256}
+        return {**asdict(info), "provenance": provenance}
 
     def picture(self, task: Message, context: TaskContext) -> Message:
         """``source`` -> ``result``, a finished picture file."""

@@ -77,7 +77,9 @@ def main() -> None:
     if config.get("dies_at_start"):
         sys.exit(1)
     channel.send({"event": "building", "what": "a plan", "fraction": 0.5})
-    serve(channel, TASKS, {"engine": {"backend": "fake"}})
+    if config.get("backend") == "auto":
+        Path(config["cache_dir"]).read_bytes()  # a FIFO: built when the test says so
+    serve(channel, TASKS, {"engine": {"backend": "fake", "name": config.get("backend", "")}})
 
 
 if __name__ == "__main__":

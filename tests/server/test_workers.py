@@ -57,7 +57,7 @@ def test_a_task_reports_progress_and_returns_its_result() -> None:
         async with running_pool() as pool:
             ticket = Ticket("picture", {"kind": "echo", "say": "x4"}, on_event=heard.append)
             assert (await pool.run(ticket, 20))["said"] == "x4"
-            assert ticket.engine == {"backend": "fake"}
+            assert ticket.engine["backend"] == "fake"
         assert heard == [{"seen": "x4", "event": "progress"}]
 
     run(test)
