@@ -31,12 +31,12 @@ from server.media.encoding import (
     picture_from_message,
     try_encoder,
 )
-from server.media.errors import CodecUnavailable, DiskFull, EncodeError, MediaError
+from server.media.errors import CodecUnavailable, DiskFull, EncodeError, MediaError, UnusableMedia
 from server.media.joining import Joiner
 from server.media.ledger import read as read_ledger
 from server.media.limits import Limits
 from server.media.open import open_container
-from server.media.passthrough import SideStreams, Window
+from server.media.passthrough import OUTPUT_ERRORS, SideStreams, Window
 from server.media.sandbox import isolate, limit
 from server.media.timing import percentiles
 from server.media.wire import Inbox, Message, Ring, send, slot_bytes
@@ -82,12 +82,26 @@ def main() -> None:
             _write(command, inbox, answers, memory_fd)
     except (MediaError, EncodeError) as error:
         send(answers, error_message(error))
+    except av.FFmpegError as error:
+        send(answers, error_message(_mux_error(error, command)))
     except OSError as error:
         send(answers, error_message(_os_error(error)))
     # The outermost edge of the child.
     except Exception as error:
         text = f"The output could not be written ({type(error).__name__})."
         send(answers, error_message(EncodeError(text)))
+
+
+def _mux_error(error: av.FFmpegError, command: dict[str, Any]) -> MediaError | EncodeError:
+    """What the muxer does not like is never our picture, so it came with the source."""
+    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+        return _os_error(error)
+    if command.get("source") is None:
+        return EncodeError(f"The output could not be written ({type(error).__name__}).")
+    return UnusableMedia(
+        "The sound or another stream of this video is too damaged to be copied; remove it first.",
+        code="damaged_streams",
+    )
 
 
 def _os_error(error: OSError) -> EncodeError:

@@ -26,10 +26,12 @@ from server.media.open import is_cover
 if TYPE_CHECKING:
     from av.container.core import Chapter  # only the stubs have it
 
-_OUTPUT_ERRORS = frozenset(
+OUTPUT_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EIO, errno.ENOMEM}
 )
 """Errors of the output rather than of a packet."""
+_MAX_STEP = 2**31 - 1
+"""Ticks from one packet to the next that MP4 can write."""
 _OWN_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
 )
@@ -99,6 +101,8 @@ class SideStreams:
             return f"{stream.type} streams are not copied"
         if stream.type == "attachment" and self.muxer != "matroska":
             return f"{self.muxer} cannot hold attachments; use mkv"
+        if _lacks_header(stream):
+            return "its header is damaged"
         if not _fits(stream, self.muxer):
             return f"{self.muxer} cannot hold {codec_name(stream)}; use mkv"
         return None
@@ -129,9 +133,12 @@ class SideStreams:
             return packet
         if self._packets is None:
             return None
-        for packet in self._packets:
-            if packet.size and (packet.dts is not None or packet.pts is not None):
-                return packet
+        try:
+            for packet in self._packets:
+                if packet.size and (packet.dts is not None or packet.pts is not None):
+                    return packet
+        except av.FFmpegError:  # a damaged end; the decoder meets and reports it too
+            self._packets = None
         return None
 
     def _copy(self, packet: Packet[Stream]) -> None:
@@ -150,29 +157,42 @@ class SideStreams:
             # picture too, to make the encoder delay of the sound positive.
             packet.pts, packet.dts = max(packet.pts, 0), max(packet.dts, 0)
         index = packet.stream_index
-        self._make_grow(packet, index)
+        if not self._make_grow(packet, index):
+            self._lose(index)
+            return
         packet.stream = self._targets[index]
         try:
             self.output.mux(packet)
         except av.FFmpegError as error:
-            if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+            if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                 raise
-            self.damaged[index] = self.damaged.get(index, 0) + 1
+            self._lose(index)
             return
         self.packets += 1
 
-    def _make_grow(self, packet: Packet[Stream], index: int) -> None:
-        """Moves a packet whose time goes back, as damaged files have it, to the next free tick."""
+    def _lose(self, index: int) -> None:
+        self.damaged[index] = self.damaged.get(index, 0) + 1
+
+    def _make_grow(self, packet: Packet[Stream], index: int) -> bool:
+        """Moves a packet whose time goes back, as damaged files have it, to the next free tick.
+
+        Returns whether its times can be written at all.
+        """
         clock = self._targets[index].time_base or packet.time_base
         scale = packet.time_base / clock
         moment = _nearest((packet.dts or 0) * scale)
+        if not 0 <= (packet.duration or 0) * scale < _MAX_STEP:
+            packet.duration = 0
         least = self._next_dts.get(index)
+        if least is not None and moment - least > _MAX_STEP:
+            return False
         if least is not None and moment < least:
             packet.pts = max(_nearest((packet.pts or 0) * scale), least)
             packet.dts = moment = least
             packet.time_base = clock
         # Matroska takes two packets at one moment; the others do not.
         self._next_dts[index] = moment + (self.muxer != "matroska")
+        return True
 
 
 def _nearest(value: Fraction) -> int:
@@ -204,18 +224,31 @@ _DEFAULT_TYPE = "application/octet-stream"
 _GUESSED_LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 
 
+def _lacks_header(stream: Stream) -> bool:
+    """Whether AAC cannot be understood: only MPEG-TS and AVI repeat its header in every packet."""
+    if codec_name(stream) != "aac" or stream.codec_context.extradata:
+        return False
+    return stream.container.format.name not in ("mpegts", "avi")
+
+
 def _fits(stream: Stream, muxer: str) -> bool:
     """Whether the muxer writes a header with this stream: asked by really doing it."""
     try:
         with av.open(io.BytesIO(), "w", format=muxer) as trial:
             target = _add(trial, stream)
             trial.start_encoding()
-            if codec_name(stream).startswith("pcm_"):
-                # MP4 finds out about PCM only when it writes its index.
+            if _is_plain_sound(stream):
+                # PCM and AAC that do not fit are only found out when the index is written.
                 trial.mux(_silence(target))
     except (av.FFmpegError, ValueError, OSError):
         return False
     return True
+
+
+def _is_plain_sound(stream: Stream) -> bool:
+    """Whether any bytes do for a packet of this stream."""
+    name = codec_name(stream)
+    return name.startswith("pcm_") or (name == "aac" and bool(stream.codec_context.extradata))
 
 
 def _silence(stream: Stream) -> Packet[Stream]:
