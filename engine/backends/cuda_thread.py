@@ -32,6 +32,7 @@ class GpuThread:
         self._work = SimpleQueue()
         self._fault = ""
         self._closed = False
+        self._door = threading.Lock()
         opened: Future[DeviceFacts] = Future()
         # Daemon: a forgotten backend must not keep the interpreter from ending.
         self._thread = threading.Thread(
@@ -51,18 +52,20 @@ class GpuThread:
         Raises:
             EngineFault: the GPU failed now or earlier, or the thread was closed.
         """
-        if self._closed:
-            raise EngineFault("the GPU backend is closed: open it again")
         done: Future[Result] = Future()
-        self._work.put((work, done))
+        with self._door:  # work handed over behind the closing would never be done
+            if self._closed:
+                raise EngineFault("the GPU backend is closed: open it again")
+            self._work.put((work, done))
         return done.result()
 
     def close(self) -> None:
         """Ends the thread after the work already handed over; harmless when called twice."""
-        if not self._closed:
-            self._closed = True
-            self._work.put(None)
-            self._thread.join()
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._work.put(None)
+        self._thread.join()
 
     def _run(self, open_device: Callable[[], AnyDevice], opened: Future[DeviceFacts]) -> None:
         try:

@@ -54,3 +54,25 @@ def test_closing_takes_the_context_off_the_thread() -> None:
     assert device.closed  # type: ignore[attr-defined]
     with pytest.raises(EngineFault, match="closed"):
         thread.call(lambda device: 1)
+
+
+def test_callers_racing_with_the_end_get_an_answer_or_an_error() -> None:
+    thread = GpuThread(FakeCuda)
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            while True:
+                answers.append(thread.call(lambda device: 1))
+        except EngineFault as error:
+            answers.append(error)
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    thread.call(lambda device: None)
+    thread.close()
+    for asker in askers:
+        asker.join(timeout=30)
+    assert not any(asker.is_alive() for asker in askers)
+    assert sum(isinstance(answer, EngineFault) for answer in answers) == 4
