@@ -202,7 +202,8 @@ def gate_table(report: GateReport) -> Table:
         "",
         title=f"{info.name} {info.version} on {info.device}, {info.precision}, "
         f"{spec.format} {spec.width}x{spec.height}",
-        caption=f"{verdict} against FP32 ONNX Runtime, grey levels",
+        caption=f"{verdict} against FP32 ONNX Runtime, in grey levels; "
+        f"mean of all frames {report.mean_difference:.3f}",
     )
     for score in report.scores:
         table.add_row(*_score_row(score))

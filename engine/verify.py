@@ -22,7 +22,8 @@ MIN_PSNR_DB = 50.0
 MAX_DIFFERENCE = 4
 """Grey levels, anywhere."""
 MEAN_DIFFERENCE = 0.2
-"""Grey levels, average of a frame."""
+"""Grey levels, average over all frames. Not of each frame: on a flat one whose exact result lies
+on a half, all samples round one way in FP32 and the other in FP16, though both are right."""
 
 OnProgress = Callable[[str, float], None]
 
@@ -39,12 +40,8 @@ class FrameScore:
 
     @property
     def passed(self) -> bool:
-        """Whether all three limits hold."""
-        return (
-            self.psnr_db >= MIN_PSNR_DB
-            and self.max_difference <= MAX_DIFFERENCE
-            and self.mean_difference <= MEAN_DIFFERENCE
-        )
+        """Whether the limits that every frame must keep hold."""
+        return self.psnr_db >= MIN_PSNR_DB and self.max_difference <= MAX_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,18 @@ class GateReport:
     scores: list[FrameScore]
 
     @property
+    def mean_difference(self) -> float:
+        """Grey levels, over all frames (they have one size)."""
+        return sum(score.mean_difference for score in self.scores) / max(1, len(self.scores))
+
+    @property
     def passed(self) -> bool:
-        """Whether every frame passed."""
-        return bool(self.scores) and all(score.passed for score in self.scores)
+        """Whether every frame passed, and all together keep the mean."""
+        return (
+            bool(self.scores)
+            and all(score.passed for score in self.scores)
+            and self.mean_difference <= MEAN_DIFFERENCE
+        )
 
     @property
     def worst(self) -> FrameScore:
@@ -75,6 +81,7 @@ class GateReport:
         ]
         return {
             "passed": self.passed,
+            "mean_difference": self.mean_difference,
             "backend": asdict(self.backend),
             "spec": asdict(self.spec),
             "limits": {

@@ -14,7 +14,7 @@ from engine.errors import ContractError
 from engine.frames import Frame
 from engine.gate_frames import gate_frames
 from engine.models import load_model
-from engine.verify import run_gate, score
+from engine.verify import GateReport, run_gate, score
 from tests.engine.fakes import FakeBackend, noisy_model
 
 SPEC = LaneSpec(24, 32)
@@ -71,17 +71,25 @@ def test_the_lane_is_closed_when_the_backend_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "every", "passed"),
+    ("levels", "every", "frame_passed", "report_passed"),
     [
-        (0, 1, True),
-        (1, 6, True),
-        (1, 3, False),  # mean 0.33
-        (5, 3600, False),  # maximum 5
-        (4, 21, False),  # mean 0.19, but 49.3 dB
+        (0, 1, True, True),
+        (1, 6, True, True),
+        (1, 3, True, False),  # mean 0.33
+        (5, 3600, False, False),  # maximum 5
+        (4, 21, False, False),  # mean 0.19, but 49.3 dB
     ],
 )
-def test_each_limit_counts(levels: int, every: int, passed: bool) -> None:
+def test_each_limit_counts(
+    levels: int, every: int, frame_passed: bool, report_passed: bool
+) -> None:
     frame = np.full((30, 40, 3), 100, np.uint8)
     changed = frame.copy()
     changed.reshape(-1)[::every] += levels
-    assert score("x", changed, frame).passed is passed
+    found = score("x", changed, frame)
+    assert found.passed is frame_passed
+    assert GateReport(FakeBackend().info, SPEC, [found]).passed is report_passed
+
+
+def test_no_frames_are_no_proof() -> None:
+    assert not GateReport(FakeBackend().info, SPEC, []).passed
