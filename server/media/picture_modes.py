@@ -139,11 +139,21 @@ def _to_picture(image: Image.Image, header: PictureHeader, keep_gps: bool) -> Pi
     icc = image.info.get("icc_profile")
     if header.bit_depth == 16 and image.mode != "I;16":
         notes.append("16 bits per sample were reduced to 8")
+    _scale_transparent_colour(image, header.bit_depth)
     upright = _turn(image, orientation)
     if image.mode == "CMYK":
         upright, icc = _cmyk_to_srgb(upright, icc, notes), None
     colour, alpha = _planes(upright, notes)
     return Picture(colour, alpha, header.format, icc or None, exif, tuple(notes))
+
+
+def _scale_transparent_colour(image: Image.Image, bit_depth: int) -> None:
+    """Pillow scales samples of 2, 4 and 16 bits to 8, but not the colour that is transparent."""
+    colour = image.info.get("transparency")
+    if image.mode == "L" and isinstance(colour, int):
+        image.info["transparency"] = colour * 255 // (2**bit_depth - 1)
+    elif bit_depth == 16 and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _notes_on_extras(image: Image.Image) -> list[str]:
@@ -217,8 +227,12 @@ def _planes(image: Image.Image, notes: list[str]) -> tuple[Bytes, Bytes | None]:
     mode = image.mode
     if mode.startswith("I"):
         notes.append("16 bits per sample were reduced to 8")
-        samples = np.asarray(image).astype(np.uint32)
-        return ((np.minimum(samples, 65_535) + 128) // 257).astype(np.uint8), None
+        samples = np.minimum(np.asarray(image).astype(np.uint32), 65_535)
+        grey_levels = ((samples + 128) // 257).astype(np.uint8)
+        hidden = image.info.get("transparency")
+        if hidden is None:
+            return grey_levels, None
+        return grey_levels, np.where(samples == hidden, 0, 255).astype(np.uint8)
     if mode == "1":
         notes.append("black and white of 1 bit became 8-bit grey")
     if mode in ("P", "PA"):

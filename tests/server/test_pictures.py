@@ -99,21 +99,57 @@ def test_sixteen_bit_grey_is_rounded_and_said() -> None:
     assert any("16 bits" in note for note in picture.notes)
 
 
-def test_sixteen_bit_colour_is_said() -> None:
+def png(
+    bit_depth: int, colour_type: int, row: bytes, width: int, transparent: list[int] | None = None
+) -> bytes:
+    """One row of pixels as they are stored."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
-    pixel = struct.pack(">HHH", 0xFFFF, 0x8000, 0x0100)
-    data = (
+    header = struct.pack(">IIBBBBB", width, 1, bit_depth, colour_type, 0, 0, 0)
+    return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(b"\0" + pixel))
+        + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", words(transparent)) if transparent else b"")
+        + chunk(b"IDAT", zlib.compress(b"\0" + row))
         + chunk(b"IEND", b"")
     )
-    picture = decoded(data)
+
+
+def words(values: list[int]) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
+GREY, COLOUR = 0, 2
+
+
+def test_sixteen_bit_colour_is_said() -> None:
+    picture = decoded(png(16, COLOUR, words([0xFFFF, 0x8000, 0x0100]), 1))
     assert picture.colour.tolist() == [[[0xFF, 0x80, 0x01]]]
     assert picture.notes == ("16 bits per sample were reduced to 8",)
+
+
+@pytest.mark.parametrize(
+    ("data", "alpha"),
+    [
+        (png(16, GREY, words([500, 501, 60_000]), 3, [501]), [255, 0, 255]),
+        (
+            png(16, COLOUR, words([9, 9, 9, 515, 999, 8]), 2, [515, 999, 8]),
+            [255, 0],
+        ),
+        (png(8, GREY, bytes([7, 8, 9]), 3, [8]), [255, 0, 255]),
+        (png(4, GREY, bytes([0x12, 0x3F]), 4, [3]), [255, 255, 0, 255]),
+        (png(2, GREY, bytes([0b00011011]), 4, [2]), [255, 255, 0, 255]),
+        (png(1, GREY, bytes([0b01010000]), 4, [1]), [255, 0, 255, 0]),
+    ],
+    ids=["grey 16", "colour 16", "grey 8", "grey 4", "grey 2", "grey 1"],
+)
+def test_a_transparent_colour_of_any_depth_becomes_alpha(data: bytes, alpha: list[int]) -> None:
+    picture = decoded(data)
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [alpha]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
