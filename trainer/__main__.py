@@ -12,10 +12,13 @@ from typing import Annotated
 import tyro
 
 from engine.errors import EngineError
+from trainer.ablate import AblateConfig
 from trainer.config import FitConfig
 from trainer.errors import Interrupted, TrainerError
 
 Flags = Annotated[FitConfig, tyro.conf.arg(name="")]
+Ablations = Annotated[AblateConfig, tyro.conf.arg(name="")]
+HELD_OUT = 16
 
 
 def fit(config: Flags, html: bool = True) -> None:
@@ -107,12 +110,31 @@ def report(
     print(page)
 
 
+def ablate(config: Ablations) -> None:
+    """Trains the default recipe and its variants, one change at a time; resumable.
+
+    Args:
+        config: the runs.
+    """
+    from trainer.ablate import ablate as run_all
+    from trainer.console import StopOnSignal, reading
+    from trainer.data import load_folder
+    from trainer.loop import Hooks
+
+    pictures = load_folder(config.data, config.patch, HELD_OUT, reading)
+    with StopOnSignal() as stop:
+        for line in run_all(config, pictures, Hooks(stop=lambda: stop.asked)):
+            print(line, flush=True)
+    print(config.table)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a bad input is one sentence on stderr and exit code 2."""
     commands: dict[str, Callable[..., None]] = {
         "fit": fit,
         "evaluate": evaluate,
         "report": report,
+        "ablate": ablate,
     }
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -109,7 +109,7 @@ class FitConfig:
     compile: bool = False
     """Compile the network with torch.compile (worth it on a GPU)."""
     start_from: Path | None = None
-    """Checkpoint of another run of the same shape whose weights this run starts from."""
+    """Weights, or checkpoint of another run of the same shape, that this run starts from."""
     teacher: Path | None = None
     """Checkpoint of a x4 network that spandrel loads, to distil from."""
     teacher_weight: float = 0.1

@@ -16,7 +16,11 @@ class CheckpointError(TrainerError):
 
 
 class DivergedError(TrainerError):
-    """The loss or a weight became NaN or infinite."""
+    """The loss or a gradient became NaN or infinite at iteration ``step``."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class Interrupted(TrainerError):

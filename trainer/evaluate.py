@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.models import load_model
 from engine.network import Network
 from trainer import bicubic
 from trainer.data import Pair, load_pair, picture_files
@@ -33,18 +32,6 @@ class Scores:
     ssim_y: float
     psnr_rgb_db: float
     ssim_rgb: float
-
-
-def load_network(name_or_path: str) -> Network:
-    """The network of a weights file or of a shipped name, on the CPU in float32.
-
-    Raises:
-        engine.errors.ModelError: missing, damaged or untrained.
-    """
-    model = load_model(name_or_path)
-    network = Network(model.config)
-    network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in model.weights.items()})
-    return network.eval()
 
 
 def enlarge_with(networks: Sequence[Network], self_ensemble: bool = False) -> Enlarge:

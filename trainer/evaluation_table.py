@@ -14,10 +14,10 @@ from trainer.evaluate import (
     bicubic_enlarge,
     enlarge_with,
     evaluate,
-    load_network,
     read_pairs,
 )
 from trainer.flicker import flicker, read_frames
+from trainer.weights import load_network
 
 COLUMNS = {
     "psnr_y_db": "PSNR-Y",

@@ -11,7 +11,6 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer import checkpoint as ckpt
-from trainer.blocks import fuse
 from trainer.config import FitConfig
 from trainer.data import PictureSet
 from trainer.device import choose_device, processes
@@ -64,11 +63,12 @@ def fit(config: FitConfig, pictures: PictureSet, hooks: Hooks | None = None) -> 
     teacher = None if config.teacher is None else load_teacher(config.teacher, device)
     with processes(device) as share:
         trainer = Trainer(config, pictures, device, share, teacher)
-        return run(trainer, hooks or Hooks())
+        train(trainer, hooks or Hooks())
+        return finish(trainer)
 
 
-def run(trainer: Trainer, hooks: Hooks) -> FitResult:
-    """The loop of :func:`fit`."""
+def train(trainer: Trainer, hooks: Hooks) -> None:
+    """The loop of :func:`fit`: from the checkpoint, if there is one, to the last iteration."""
     config, main = trainer.config, trainer.share.rank == 0
     path = config.out / CHECKPOINT
     if path.is_file():
@@ -91,7 +91,6 @@ def run(trainer: Trainer, hooks: Hooks) -> FitResult:
                 trainer.save()
         if stopping:
             raise Interrupted(f"stopped at iteration {trainer.step}; the same command goes on")
-    return finish(trainer)
 
 
 def finish(trainer: Trainer, name: str = "custom") -> FitResult:
@@ -102,7 +101,7 @@ def finish(trainer: Trainer, name: str = "custom") -> FitResult:
     if trainer.share.rank:
         return result
     with trainer.optimiser.weights(trainer.shipped_weights()):
-        plain = fuse(trainer.network)
+        plain = trainer.fused()
     provenance = {
         "dataset_sha256": trainer.pictures.sha256,
         "checkpoint_sha256": file_sha256(result.checkpoint),

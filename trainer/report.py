@@ -18,10 +18,11 @@ from trainer.crops import Crop, all_tiles, as_float, by_detail, by_psnr
 from trainer.data import Pair, PictureSet, Progress, load_folder, read_manifest, sample_batch
 from trainer.degrade import degraded_validation
 from trainer.errors import DataError
-from trainer.evaluate import Enlarge, bicubic_enlarge, enlarge_with, evaluate, load_network
+from trainer.evaluate import Enlarge, bicubic_enlarge, enlarge_with, evaluate
 from trainer.loop import WEIGHTS
 from trainer.page import Section, Shown, curves, heat, picture, plot, signed, write_page
 from trainer.training import CHECKPOINT, step_generator
+from trainer.weights import load_network
 
 SHOWN = 4
 PERIODS = (12.0, 7.0)

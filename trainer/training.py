@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
-from trainer.blocks import TrainingNetwork, fuse
+from trainer.blocks import TrainingNetwork, adopt, fuse
 from trainer.config import FitConfig, differences
 from trainer.data import Pair, PictureSet, sample_batch
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -25,6 +26,7 @@ from trainer.errors import CheckpointError, DivergedError, TrainerError
 from trainer.losses import parse_loss
 from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
+from trainer.weights import is_weights_file, load_network
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -136,17 +138,22 @@ class Trainer:
         ckpt.write_atomically({"lr": lr.cpu(), "hr": hr.cpu()}, {"step": str(self.step)}, kept)
         return DivergedError(
             f"the loss or its gradient is not finite at iteration {self.step} (loss {value}, "
-            f"batch kept in {kept}); lower --optimiser.learning-rate"
+            f"batch kept in {kept}); lower --optimiser.learning-rate",
+            self.step,
         )
 
     def shipped_weights(self) -> list[Tensor]:
         """What is evaluated and shipped: the moving average, or the slow weights without one."""
         return self.average.values if self.config.optimiser.ema_decay else self.optimiser.slow
 
+    def fused(self) -> Network:
+        """The plain network of the weights that the training network holds now, on the CPU."""
+        return fuse(self.network)
+
     def validate(self) -> float:
         """Mean PSNR-Y in dB over the validation pictures, in float32."""
         with self.optimiser.weights(self.shipped_weights()):
-            plain = fuse(self.network).to(self.device)
+            plain = self.fused().to(self.device)
         return mean_psnr_y(plain, self.pictures.validation)
 
     @torch.no_grad()
@@ -154,7 +161,7 @@ class Trainer:
         """The middle of the first validation picture as it is now: output and HR, uint8."""
         pair = self.pictures.validation[0]
         with self.optimiser.weights(self.shipped_weights()):
-            plain = fuse(self.network).to(self.device)
+            plain = self.fused().to(self.device)
         output = to_uint8(plain(pair.lr[None].to(self.device).float().div(255.0)))[0]
         return output.cpu(), pair.hr.cpu()
 
@@ -205,11 +212,19 @@ class Trainer:
 
 @torch.no_grad()
 def start(network: TrainingNetwork, path: Path) -> None:
-    """Copies the averaged weights of the checkpoint ``path`` into ``network``.
+    """Gives ``network`` the averaged weights of a checkpoint, or those of a weights file.
 
     Raises:
-        CheckpointError: it is of another shape.
+        CheckpointError, ModelError: unreadable or of another shape.
     """
+    if is_weights_file(path):
+        plain = load_network(str(path))
+        if plain.config != network.config:
+            raise CheckpointError(
+                f"{path} holds {plain.config}, this run {network.config}; give the same --network"
+            )
+        adopt(network, plain)
+        return
     saved = ckpt.load(path)
     for index, (name, parameter) in enumerate(network.named_parameters()):
         value = saved.tensors.get(f"average.{index}")

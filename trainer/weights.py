@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from engine.models import load_model
 from engine.network import Network
 from trainer.checkpoint import write_atomically
 
@@ -31,11 +33,27 @@ def save_weights(network: Network, path: Path, name: str, provenance: dict[str, 
     write_atomically(tensors, weights_header(network, name, provenance), path)
 
 
+def load_network(name_or_path: str) -> Network:
+    """The network of a weights file or of a shipped name, on the CPU in float32.
+
+    Raises:
+        engine.errors.ModelError: missing, damaged or untrained.
+    """
+    model = load_model(name_or_path)
+    network = Network(model.config)
+    network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in model.weights.items()})
+    return network.eval()
+
+
+def is_weights_file(path: Path) -> bool:
+    """True for plain weights, False for a checkpoint or anything else."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return "config" in (handle.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def assert_finite(network: torch.nn.Module) -> bool:
-    """True when no weight is NaN or infinite."""
-    return all(bool(torch.isfinite(p).all()) for p in network.parameters())

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from engine.network import NetworkConfig
-from trainer.blocks import BlockConfig, RepConv, TrainingNetwork, fuse, remove_weight_norm
+from trainer.blocks import (
+    BlockConfig,
+    RepConv,
+    TrainingNetwork,
+    adopt,
+    fuse,
+    remove_weight_norm,
+)
 
 shapes = st.builds(
     NetworkConfig,
@@ -110,3 +117,18 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_state_alone() -> Non
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@settings(max_examples=15)
+@given(shapes, blocks, st.integers(0, 99))
+def test_a_training_network_can_start_from_plain_weights(
+    config: NetworkConfig, block: BlockConfig, seed: int
+) -> None:
+    plain = fuse(trained_a_little(config, BlockConfig("plain"), seed))
+    network = trained_a_little(config, block, seed + 1)
+    adopt(network, plain)
+    x = torch.rand(1, 3, 6, 6)
+    with torch.no_grad():
+        expected, got = plain(x), network(x)
+    scale = max(1.0, float(expected.abs().max()))
+    assert float((expected - got).abs().max()) < 1e-4 * scale

@@ -16,14 +16,13 @@ from trainer.evaluate import (
     bicubic_enlarge,
     enlarge_with,
     evaluate,
-    load_network,
     moved,
     score,
     unmoved,
 )
 from trainer.flicker import flicker, motion, read_frames, warp
 from trainer.h264 import coded_copies, read_clip
-from trainer.weights import save_weights
+from trainer.weights import load_network, save_weights
 
 
 def network(seed: int) -> Network:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from engine.models import load_model
 from engine.network import NetworkConfig
 from trainer import checkpoint as ckpt
+from trainer.__main__ import main
 from trainer.blocks import BlockConfig
 from trainer.config import AugmentConfig, FitConfig, OptimiserConfig
 from trainer.data import PictureSet
@@ -88,7 +89,7 @@ def flags(config: FitConfig) -> list[str]:
 
 
 def test_the_command_goes_on_after_kill_minus_9(
-    small: Small, pictures: PictureSet, tmp_path: Path
+    small: Small, pictures: PictureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = fit(small(), pictures)
     config = small(out=tmp_path / "killed")
@@ -97,10 +98,8 @@ def test_the_command_goes_on_after_kill_minus_9(
     dead = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert dead.returncode == -signal.SIGKILL
     assert ckpt.load(config.out / "checkpoint.safetensors").facts["step"] == 5
-    command = [sys.executable, "-m", "trainer", *flags(config)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "going on from iteration 5" in done.stderr
+    main([*flags(config), "--no-html"])
+    assert "going on from iteration 5" in capsys.readouterr().err
     again = weights_of(config.out / "weights.safetensors")
     assert torch.equal(weights_of(whole.weights), again)
 
@@ -178,6 +177,11 @@ def test_a_run_can_start_from_the_weights_of_another(
     config = small(out=tmp_path / "second", start_from=first.checkpoint)
     trainer = Trainer(config, pictures, CPU)
     assert trainer.validate() == pytest.approx(first.validation_psnr_y_db)
+    from_weights = Trainer(replace(config, start_from=first.weights), pictures, CPU)
+    assert from_weights.validate() == pytest.approx(first.validation_psnr_y_db, abs=1e-3)
+    other = replace(config, network=NetworkConfig(width=6, body=4), start_from=first.weights)
+    with pytest.raises(CheckpointError, match="give the same --network"):
+        Trainer(other, pictures, CPU)
     with pytest.raises(CheckpointError, match="does not hold a network of this shape"):
         Trainer(replace(config, block=BlockConfig(branches="rich")), pictures, CPU)
 
