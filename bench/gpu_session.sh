@@ -30,12 +30,12 @@ step() {  # step NAME COMMAND...: logs it and says how it ended
 
 install() {
     if [ -n "${WHEELS:-}" ]; then
-        "$python" -m pip install --quiet --no-index --no-deps --find-links "$WHEELS" \
-            "$WHEELS"/*.whl "$WHEELS"/*.tar.gz
+        shopt -s nullglob
+        local found=("$WHEELS"/*.whl "$WHEELS"/*.tar.gz)
+        # PyCUDA comes as source and is compiled against this machine's toolkit.
+        "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation "${found[@]}"
     else
-        "$python" -m pip install --quiet --no-deps . && "$python" -m pip install --quiet \
-            numpy onnx onnxruntime filelock rich safetensors tyro av psutil pydantic-settings \
-            pytest pytest-timeout hypothesis jsonschema pycuda tensorrt-rtx-cu13
+        "$python" -m pip install --quiet '.[cuda,rtx]' pytest pytest-timeout hypothesis jsonschema
     fi
 }
 
