@@ -139,10 +139,11 @@ class PictureEncoder:
 
     def _loaded(self, slot: memoryview) -> VideoFrame:
         picture = self._picture
-        # Only a frame that the encoder never sees may be filled again.
-        direct = picture.frame_format == self._pixel_format
-        if self._staging is None or direct:
+        if self._staging is None:
             self._staging = VideoFrame(picture.width, picture.height, picture.frame_format)
+        # A new frame of 25 MB costs more in page faults than its copy does; this makes one only
+        # while an encoder still holds the last.
+        self._staging.make_writable()
         start = 0
         shapes = plane_shapes(picture.frame_format, picture.height, picture.width)
         for plane, (rows, length) in zip(self._staging.planes, shapes, strict=True):
