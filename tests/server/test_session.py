@@ -14,6 +14,7 @@ from engine.backends.base import BackendInfo, LaneSpec
 from engine.backends.nearest import NearestBackend
 from engine.errors import EngineFault
 from engine.frames import Frame
+from engine.selection import open_backend
 from engine.upscaler import Upscaler
 from server.manifest import Manifest, manifest_from_dict, pts_sha256
 from server.media.errors import (
@@ -436,3 +437,16 @@ def test_the_manifest_survives_json_and_its_hash_is_over_exact_fractions(
     assert isinstance(again, Manifest)
     assert again == manifest
     assert '"frames_in": 6' in manifest.to_json()
+
+
+@pytest.mark.parametrize("form", ["nv12", "rgb24"])
+def test_the_network_runs_a_video_in_both_frame_formats(form: str, tmp_path: Path) -> None:
+    clip = Clip(width=17, height=12, frames=3, codec="libvpx-vp9", muxer="webm")
+    source = write_clip(tmp_path / "source", clip)
+    with Upscaler(open_backend("onnxruntime", "fast", allow_untrained=True), guard=False) as real:
+        manifest = upscale_video(source, tmp_path / "a.mp4", real, VideoOptions(formats=(form,)))
+    after = read_clip(tmp_path / "a.mp4")
+    assert manifest.backend["name"] == "onnxruntime"
+    assert manifest.input["frame_format"] == form
+    assert [(f.width, f.height) for f in after.frames] == [(68, 48)] * 3
+    assert after.seconds == read_clip(source).seconds
