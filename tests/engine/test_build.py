@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,15 @@ from engine.backends.base import LaneSpec
 from engine.backends.cuda_api import DeviceFacts
 from engine.backends.tensorrt_rtx import TARGETS
 from engine.backends.tensorrt_runtime import TrtRuntime
-from engine.backends.tensorrt_shim import BuildCancelled, BuildOptions, build_plan
-from engine.build import CachedPlans, PlanFile, PlanMaker, Target, runtime_named
+from engine.backends.tensorrt_shim import BuildCancelled, BuildOptions, build_plan, load_plan
+from engine.build import CachedPlans, PlanFile, PlanMaker, Target, runtime_named, timing_path
 from engine.cache import PlanCache, write_plan
 from engine.checked_file import read_checked, write_checked
-from engine.contract import MODELS
 from engine.errors import BackendUnavailable, ContractError, PlanError
 from engine.graph import build_graph
-from engine.models import Model, load_model
+from engine.models import NAMES, Model, load_model
 from engine.plan import Profile, read_plan, sha256_hex
+from tests.engine.fake_tensorrt import FakeTensorRT
 
 T4 = Target("7.5")
 FULL = LaneSpec(1024, 1024)
@@ -40,7 +41,7 @@ def fast() -> Model:
     return load_model("fast", allow_untrained=True)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_t4_plan_of_every_shipped_width_builds(rtx: TrtRuntime, name: str) -> None:
     model = load_model(name, allow_untrained=True)
     plan = PlanMaker(rtx, model, T4).make(FULL)
@@ -206,3 +207,28 @@ def test_a_checked_file_is_whole_or_not_there(tmp_path: Path) -> None:
         assert read_checked(path) is None
     assert not write_checked(tmp_path / "missing" / "timing.cache", b"")
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_timings_are_kept_between_builds_and_damaged_ones_are_dropped(
+    fast: Model, tmp_path: Path
+) -> None:
+    trt, path = FakeTensorRT(), tmp_path / "timing.cache"
+    full = TrtRuntime("tensorrt", trt, "13", partial(load_plan, trt))
+    maker = PlanMaker(full, fast, Target("7.5", "Tesla T4", 40, 15), timing_file=path)
+    for content in (b"+", b"++"):
+        assert maker.make(SMALL).record.key.timing_cache
+        assert read_checked(path) == content
+    path.write_bytes(b"garbage")
+    maker.make(SMALL)
+    assert read_checked(path) == b"+"
+    untimed = PlanMaker(full, fast, Target("7.5", "Tesla T4", 40, 15))
+    assert untimed.key(SMALL) != maker.key(SMALL)
+
+
+def test_timings_of_each_version_and_card_have_a_file_of_their_own(tmp_path: Path) -> None:
+    trt = FakeTensorRT()
+    full = TrtRuntime("tensorrt", trt, "13", partial(load_plan, trt))
+    cache = PlanCache.open(tmp_path)
+    path = timing_path(cache, full, "Tesla T4")
+    assert path.name == "timing-11.4.0.106-tesla-t4.cache"
+    assert path != timing_path(cache, full, "NVIDIA L4")
