@@ -163,7 +163,8 @@ def reference_levels(network: Network, variant: Variant, inputs: Inputs) -> list
     )
     y = torch.from_numpy(inputs[Y_INPUT]).float()
     uv = torch.from_numpy(inputs[UV_INPUT]).float().permute(2, 0, 1)
-    uv = uv.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, : y.shape[0], : y.shape[1]]
+    uv = F.interpolate(uv[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
+    uv = uv[:, : y.shape[0], : y.shape[1]]
     samples = torch.cat([y[None], uv]) - offset[:, None, None]
     rgb = torch.einsum("cs,shw->chw", to_rgb, samples)
     made = torch.einsum("sc,chw->shw", from_rgb, network(rgb[None])[0])

@@ -1,8 +1,9 @@
 """The nv12 graph: colour matrix, range and 4:2:0 folded into the first and the last convolution.
 
-In: each chroma sample stands for the 2x2 pixels that it covers (an odd edge is cropped, as if the
-picture had been padded by replication). Out: each chroma sample is the mean of its 2x2 pixels.
-Both are linear, so the network still runs on three planes, and its last convolution gives
+In: chroma is interpolated between the centres of the 2x2 pixels that each sample covers (an odd
+edge is cropped, as if the picture had been padded by replication); repeating it instead costs
+0.03 dB (docs/experiments.md, nv12). Out: each chroma sample is the mean of its 2x2 pixels. Both are
+linear, so the network still runs on three planes, and its last convolution gives
 16 luma + 8 chroma channels instead of 48 colours. Offsets are subtracted before the first
 convolution, so that its zero padding means black, as in the rgb24 graph.
 """
@@ -79,7 +80,7 @@ def _image(name: str, *sizes: str | int) -> ValueInfoProto:
 
 
 def _planes(writer: GraphWriter, colours: ColourMap) -> str:
-    """(1, 3, H, W): Y, Cb and Cr minus their offsets, chroma repeated 2x2 and cropped to luma."""
+    """(1, 3, H, W): Y, Cb and Cr minus their offsets, chroma doubled and cropped to luma."""
     offset_y = writer.number("luma_offset", colours.offset[0])
     offset_uv = writer.number("chroma_offset", colours.offset[1])
     y = writer.node("Sub", writer.cast(Y_INPUT), offset_y)
@@ -93,9 +94,8 @@ def _planes(writer: GraphWriter, colours: ColourMap) -> str:
         uv,
         "",
         writer.floats("chroma_scales", [1, 1, 2, 2]),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
     )
     origin = writer.integers("origin", [0, 0])
     uv = writer.node("Slice", uv, origin, size, writer.integers("picture_axes", [2, 3]))

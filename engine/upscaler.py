@@ -154,7 +154,7 @@ class Upscaler:
     def _open_fitting(self, spec: LaneSpec, limit: int) -> tuple[list[Lane], list[Strip]]:
         """Lanes for the largest windows that fit, and the strips that they make of a frame."""
         while True:
-            strips = plan_strips(spec.height, spec.width, self.info.halo, limit)
+            strips = plan_strips(spec.height, spec.width, self._halo(spec), limit)
             window = replace(spec, height=strips[0].rows)
             try:
                 return self._backend.open_lanes(window, self._lane_count), strips
@@ -166,7 +166,11 @@ class Upscaler:
     def _smaller(self, limit: int, spec: LaneSpec) -> int:
         """The next limit to try when memory ran out; 0 when strips cannot get any thinner."""
         half = min(limit, spec.height * spec.width) // 2
-        return half if half >= spec.width * (2 * self.info.halo + 2) else 0
+        return half if half >= spec.width * (2 * self._halo(spec) + 2) else 0
+
+    def _halo(self, spec: LaneSpec) -> int:
+        """Rows around a pixel that can change it: nv12 chroma is interpolated from one more."""
+        return self.info.halo + (1 if spec.format == "nv12" else 0)
 
     def _run(self, lanes: list[Lane], frames: Iterable[Frame], copy: bool) -> Generator[Frame]:
         """Frames through the lanes, which are closed at the end."""

@@ -35,7 +35,7 @@ def test_strips_keep_every_row_once_with_its_halo(
         assert end == height or (end < height and end - strip.keep_to >= halo)
 
 
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(
     height=st.integers(20, 95),
     width=st.integers(3, 40),
