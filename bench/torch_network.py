@@ -87,8 +87,8 @@ class TorchNetwork:
         height, width = inputs[Y_INPUT].shape
         y = inputs[Y_INPUT].to(self._dtype) - self._offset[0]
         uv = inputs[UV_INPUT].to(self._dtype) - self._offset[1]
-        uv = uv.permute(2, 0, 1).repeat_interleave(2, 1).repeat_interleave(2, 2)
-        planes = torch.cat([y[None], uv[:, :height, :width]])[None]
+        uv = F.interpolate(uv.permute(2, 0, 1)[None], scale_factor=2, mode="bilinear")
+        planes = torch.cat([y[None, None], uv[..., :height, :width]], dim=1)
         return planes.contiguous(memory_format=torch.channels_last)
 
     def _convolve(self, x: Tensor, name: str) -> Tensor:
