@@ -33,6 +33,7 @@ RECYCLE_AFTER = 200
 _MAX_HEADER_BYTES = 2**16
 _MAX_NOTES = 32
 _GRACE_SECONDS = 5.0
+_NOT_ALIVE = "the picture decoder does not stay alive; the installation is broken"
 _PIPE_BYTES = 2**20
 """Capacity asked for, so that a large picture crosses in fewer turns."""
 _ERRORS: dict[str, type[MediaError]] = {
@@ -73,7 +74,7 @@ class PictureDecoder:
                 return self._attempt(picture_fd, limits, keep_gps)  # the request was lost with it
             except UnusableMedia as error:
                 if self._warm_process_died():
-                    raise RuntimeError("the picture decoder does not stay alive") from error
+                    raise RuntimeError(_NOT_ALIVE) from error
                 raise
 
     def _attempt(self, picture_fd: int, limits: PictureLimits, keep_gps: bool) -> Picture:
@@ -110,7 +111,10 @@ class PictureDecoder:
                 socket.send_fds(self._requests, [message], descriptors)
             except OSError:  # the warm process was killed; a new one has seen no request yet
                 self._restart()
-                socket.send_fds(self._requests, [message], descriptors)
+                try:
+                    socket.send_fds(self._requests, [message], descriptors)
+                except OSError as error:
+                    raise RuntimeError(_NOT_ALIVE) from error
             self._served += 1
 
     def _restart(self) -> None:
