@@ -17,7 +17,19 @@ def test_whole_factors_give_the_mean_of_each_block(
     small = area_resize(picture, height, width)
     blocks = picture.reshape(height, factor, width, factor, -1).mean(axis=(1, 3), dtype=np.float64)
     assert small.shape == (height, width, *shape[2:])
-    assert np.abs(small.reshape(height, width, -1) - blocks).max() <= 0.51
+    assert np.abs(small.reshape(height, width, -1) - blocks).max() <= 0.75
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_any_factor_is_within_a_grey_level_of_the_mean(height: int, width: int, goal: int) -> None:
+    rows = np.random.default_rng(height).integers(0, 256, (height, 1), np.uint8)
+    picture = np.repeat(rows, width, axis=1)
+    goal = min(goal, height)
+    edges = np.linspace(0, height, goal + 1)
+    filled = np.concatenate([[0], np.cumsum(rows[:, 0], dtype=np.float64)])
+    means = np.diff(np.interp(edges, np.arange(height + 1), filled)) / (height / goal)
+    small = area_resize(picture, goal, width)
+    assert np.abs(small - means[:, None]).max() <= 1.0
 
 
 def test_a_flat_picture_stays_flat_at_any_size() -> None:
