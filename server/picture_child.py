@@ -16,13 +16,13 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from server.media import sandbox
 from server.media.errors import MediaError, UnusableMedia
 from server.media.picture_modes import decode_picture
-from server.media.pictures import Picture, PictureLimits
+from server.media.pictures import PictureLimits
+from server.picture_wire import pack_error, pack_picture
 
 MAX_REQUEST_BYTES = 4096
 BASE_MEMORY_BYTES = 2**30
@@ -65,11 +65,11 @@ def _run_child(request: dict[str, Any], picture_fd: int, result_fd: int) -> None
     try:
         with open(picture_fd, "rb") as stream:  # a descriptor, not a path
             picture = decode_picture(stream, limits, keep_gps=request["keep_gps"])
-        parts = _pack(picture)
+        parts = pack_picture(picture)
     except MediaError as error:
-        parts = [_pack_error(error)]
+        parts = [pack_error(error)]
     except Exception:  # the edge of the process: whatever a decoder raises is the picture's fault
-        parts = [_pack_error(UnusableMedia("The picture cannot be decoded; send an intact one."))]
+        parts = [pack_error(UnusableMedia("The picture cannot be decoded; send an intact one."))]
     with open(result_fd, "wb", buffering=0) as pipe:
         for part in parts:
             view = memoryview(part)
@@ -82,39 +82,6 @@ def _limit_process(limits: PictureLimits) -> None:
     memory = BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * limits.max_pixels
     sandbox.limit(memory_bytes=memory, cpu_seconds=None, may_write_files=False)
     signal.setitimer(signal.ITIMER_REAL, limits.decode_seconds)
-
-
-def _pack(picture: Picture) -> list[bytes | memoryview]:
-    """Length of the header, header (JSON), colour, alpha, ICC, EXIF."""
-    blobs = [picture.icc or b"", picture.exif or b""]
-    header = {
-        "height": picture.height,
-        "width": picture.width,
-        "grey": picture.is_grey,
-        "alpha": picture.alpha is not None,
-        "format": picture.format,
-        "icc": len(blobs[0]),
-        "exif": len(blobs[1]),
-        "notes": picture.notes,
-    }
-    planes = [picture.colour] if picture.alpha is None else [picture.colour, picture.alpha]
-    return [_framed(header), *(plane.data.cast("B") for plane in planes), *blobs]
-
-
-def _pack_error(error: MediaError) -> bytes:
-    kind = type(error).__name__
-    detail = {"status": error.status, "code": error.code, "message": error.message}
-    return _framed({"error": kind, **detail, "limit": error.limit, "actual": error.actual})
-
-
-def _framed(header: dict[str, Any]) -> bytes:
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(4, "big") + text
-
-
-def pack_request(limits: PictureLimits, keep_gps: bool) -> bytes:
-    """The message that goes with the two file descriptors of a request."""
-    return json.dumps({"limits": asdict(limits), "keep_gps": keep_gps}).encode()
 
 
 if __name__ == "__main__":

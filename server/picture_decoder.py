@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import socket
@@ -18,28 +17,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-
-from engine.frames import Bytes
-from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
-from server.media.pictures import MEDIA_TYPES, Picture, PictureLimits
-from server.picture_child import pack_request
+from server.media.errors import UnusableMedia
+from server.media.pictures import Picture, PictureLimits
+from server.picture_wire import ResultPipe, pack_request, receive_picture
 
 RECYCLE_AFTER = 200
 """Pictures after which the warm process is replaced, so that no leak in it can grow."""
 
-_MAX_HEADER_BYTES = 2**16
-_MAX_NOTES = 32
 _GRACE_SECONDS = 5.0
 _NOT_ALIVE = "the picture decoder does not stay alive; the installation is broken"
 _PIPE_BYTES = 2**20
 """Capacity asked for, so that a large picture crosses in fewer turns."""
-_ERRORS: dict[str, type[MediaError]] = {
-    "UnsupportedMedia": UnsupportedMedia,
-    "UnusableMedia": UnusableMedia,
-}
 
 
 class PictureDecoder:
@@ -87,7 +77,7 @@ class PictureDecoder:
                 self._send(pack_request(limits, keep_gps), [picture_fd, child_end])
             finally:
                 os.close(child_end)
-            return _receive(_Pipe(result_fd, deadline), limits)
+            return receive_picture(ResultPipe(result_fd, deadline), limits)
         except (EOFError, ValueError, KeyError, TypeError) as error:  # it ended, or talks nonsense
             raise _why_it_ended(deadline, limits) from error
         finally:
@@ -174,65 +164,6 @@ def _opened(source: Path | bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-class _Pipe:
-    """Exact reads from a child with a deadline; EOFError when it ended or the time is over."""
-
-    def __init__(self, descriptor: int, deadline: float) -> None:
-        self._descriptor = descriptor
-        self._deadline = deadline
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
-
-    def read_into(self, view: memoryview) -> None:
-        while view:
-            remaining_ms = (self._deadline - time.monotonic()) * 1000
-            if remaining_ms <= 0 or not self._poll.poll(remaining_ms):
-                raise EOFError("deadline")
-            count = os.readv(self._descriptor, [view])
-            if count == 0:
-                raise EOFError("the child ended")
-            view = view[count:]
-
-    def read(self, size: int) -> bytes:
-        buffer = bytearray(size)
-        self.read_into(memoryview(buffer))
-        return bytes(buffer)
-
-    def read_plane(self, *shape: int) -> Bytes:
-        plane = np.empty(shape, np.uint8)
-        self.read_into(plane.data.cast("B"))
-        return plane
-
-
-def _receive(pipe: _Pipe, limits: PictureLimits) -> Picture:
-    size = int.from_bytes(pipe.read(4), "big")
-    if size > _MAX_HEADER_BYTES:
-        raise EOFError("not a header")
-    header = json.loads(pipe.read(size))
-    if "error" in header:
-        raise _error(header)
-    height, width = int(header["height"]), int(header["width"])
-    sizes = int(header["icc"]), int(header["exif"])
-    if (
-        not 0 < height * width <= limits.max_pixels
-        or not all(0 <= blob <= limits.max_bytes for blob in sizes)
-        or header["format"] not in MEDIA_TYPES
-    ):
-        raise EOFError("the child lies")
-    colour = pipe.read_plane(height, width, *(() if header["grey"] else (3,)))
-    alpha = pipe.read_plane(height, width) if header["alpha"] else None
-    icc, exif = (pipe.read(blob) or None for blob in sizes)
-    notes = tuple(str(note) for note in header["notes"][:_MAX_NOTES])
-    return Picture(colour, alpha, header["format"], icc, exif, notes)
-
-
-def _error(header: dict[str, Any]) -> MediaError:
-    given = {name: header[name] for name in ("code", "limit", "actual")}
-    if header["error"] == "OverLimit":
-        return OverLimit(header["message"], status=header["status"], **given)
-    return _ERRORS.get(header["error"], UnusableMedia)(header["message"], **given)
 
 
 def _environment() -> dict[str, str]:
