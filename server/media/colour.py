@@ -65,3 +65,5 @@ RGB_RANGE = 2
 """RGB is always full range."""
 SWSCALE_FLAGS = 2 | 0x40000 | 0x2000 | 0x4000
 """Bilinear, accurate rounding, full chroma interpolation out and in."""
+SWSCALE_AREA_FLAGS = 0x20 | 0x40000 | 0x2000 | 0x4000
+"""Area averaging, accurate rounding, full chroma interpolation out and in."""

@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from server.media.colour import RGB_RANGE, SWSCALE_FLAGS, Colour
+from server.media.colour import RGB_RANGE, SWSCALE_AREA_FLAGS, Colour
 from server.media.wire import copy_rows, plane_shapes
 
 _FRAME_DURATION_FLAG = 1 << 8
@@ -117,19 +117,17 @@ class PictureEncoder:
 
     def _convert(self, slot: memoryview) -> VideoFrame:
         picture = self._picture
-        if (picture.out_width, picture.out_height) == (picture.width, picture.height):
-            frame = self._loaded(slot)
-        else:
-            frame = _resized(slot, picture)
-        nv12 = picture.frame_format == "nv12"
-        colour = picture.colour
-        converted = frame.reformat(
+        colour, nv12 = picture.colour, picture.frame_format == "nv12"
+        converted = self._loaded(slot).reformat(
+            width=picture.out_width,
+            height=picture.out_height,
             format=self._pixel_format,
             src_colorspace=colour.swscale_matrix,
             dst_colorspace=colour.swscale_matrix,
             src_color_range=colour.swscale_range if nv12 else RGB_RANGE,
             dst_color_range=colour.swscale_range,
-            interpolation=SWSCALE_FLAGS,
+            # Measured: within one grey level of the exact mean over each pixel's footprint.
+            interpolation=SWSCALE_AREA_FLAGS,
         )
         converted.colorspace = colour.matrix
         converted.color_range = colour.swscale_range
@@ -150,33 +148,6 @@ class PictureEncoder:
             copy_rows(slot[start:], memoryview(plane), rows, (length, plane.line_size), length)
             start += rows * length
         return self._staging
-
-
-def _resized(slot: memoryview, picture: PictureSpec) -> VideoFrame:
-    import numpy as np  # only who asks for another size pays for these
-
-    from server.media.resample import area_resize
-
-    height, width = picture.out_height, picture.out_width
-    shapes = plane_shapes(picture.frame_format, picture.height, picture.width)
-    if picture.frame_format == "rgb24":
-        rows, length = shapes[0]
-        rgb = np.frombuffer(slot, np.uint8, rows * length).reshape(rows, -1, 3)
-        return VideoFrame.from_ndarray(area_resize(rgb, height, width), "rgb24")
-    (rows, length), (uv_rows, uv_length) = shapes
-    luma = np.frombuffer(slot, np.uint8, rows * length).reshape(rows, length)
-    chroma = np.frombuffer(slot, np.uint8, uv_rows * uv_length, rows * length)
-    chroma = area_resize(chroma.reshape(uv_rows, -1, 2), (height + 1) // 2, (width + 1) // 2)
-    frame = VideoFrame(width, height, "nv12")
-    for plane, data in zip(
-        frame.planes,
-        (area_resize(luma, height, width), chroma.reshape(chroma.shape[0], -1)),
-        strict=True,
-    ):
-        source = np.ascontiguousarray(data).reshape(-1).data
-        strides = (data.shape[1], plane.line_size)
-        copy_rows(source, memoryview(plane), data.shape[0], strides, data.shape[1])
-    return frame
 
 
 def picture_from_message(message: dict[str, Any]) -> PictureSpec:

@@ -7,6 +7,7 @@ pixel's footprint keeps it without ringing or aliasing.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from engine.frames import Bytes
@@ -15,8 +16,8 @@ from engine.frames import Bytes
 def area_resize(picture: Bytes, height: int, width: int) -> Bytes:
     """The picture at another size by the mean over each pixel's footprint.
 
-    Rounded once for whole factors and once per direction for others: always within one grey
-    level of the exact mean.
+    Within one grey level of the exact mean. (Pillow's BOX filter is not: it counts each source
+    pixel wholly or not at all, which is off by up to 9 levels at 3 -> 2.)
 
     Args:
         picture: (H, W) or (H, W, C) uint8.
@@ -31,14 +32,11 @@ def area_resize(picture: Bytes, height: int, width: int) -> Bytes:
     """
     if height < 1 or width < 1:
         raise ValueError(f"a picture cannot be {width}x{height}")
-    if picture.ndim == 2:
-        return _resize_plane(picture, height, width)
-    if picture.shape[2] == 3:
-        return _resize_plane(picture, height, width)
-    planes = [
-        _resize_plane(picture[:, :, channel], height, width) for channel in range(picture.shape[2])
-    ]
-    return np.stack(planes, axis=2)
+    rows, columns = picture.shape[:2]
+    if rows % height == 0 and columns % width == 0:
+        return _reduce(picture, columns // width, rows // height)
+    averaged = _average(_average(picture.astype(np.float32), height, 0), width, 1)
+    return np.rint(averaged).astype(np.uint8)
 
 
 def target_size(
@@ -68,9 +66,28 @@ def target_size(
     return goal_height, goal_width
 
 
-def _resize_plane(plane: Bytes, height: int, width: int) -> Bytes:
-    """One plane, or three interleaved ones."""
-    image = Image.fromarray(np.ascontiguousarray(plane))
-    if plane.shape[0] % height == 0 and plane.shape[1] % width == 0:
-        return np.array(image.reduce((plane.shape[1] // width, plane.shape[0] // height)))
-    return np.array(image.resize((width, height), Image.Resampling.BOX))
+def _reduce(picture: Bytes, across: int, down: int) -> Bytes:
+    """Whole factors, by Pillow's fast loop; any number of channels."""
+    if picture.ndim == 2 or picture.shape[2] == 3:
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        return np.array(image.reduce((across, down)))
+    planes = [_reduce(picture[:, :, channel], across, down) for channel in range(picture.shape[2])]
+    return np.stack(planes, axis=2)
+
+
+def _average(picture: NDArray[np.float32], goal: int, axis: int) -> NDArray[np.float32]:
+    """The mean along one axis; a pixel that lies across an edge counts on both sides of it."""
+    size = picture.shape[axis]
+    if size == goal:
+        return picture
+    edges = np.arange(goal + 1) * (size / goal)
+    low, high = edges[:-1], edges[1:]
+    first = np.floor(low).astype(np.intp)
+    shape = [1] * picture.ndim
+    shape[axis] = goal
+    total = np.zeros([*picture.shape[:axis], goal, *picture.shape[axis + 1 :]], np.float32)
+    for step in range(int(np.ceil(size / goal)) + 1):
+        covered = np.minimum(high, first + step + 1) - np.maximum(low, first + step)
+        weight = (np.clip(covered, 0, None) * (goal / size)).astype(np.float32).reshape(shape)
+        total += picture.take(np.minimum(first + step, size - 1), axis) * weight
+    return total

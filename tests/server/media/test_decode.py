@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine.frames import Nv12
+from server.media.child import Child
 from server.media.decode import DecodeOptions, Decoder, probe
 from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
 from server.media.limits import Limits
@@ -224,13 +225,13 @@ def test_a_child_that_is_killed_is_one_typed_error(tmp_path: Path) -> None:
             list(frames)
 
 
-def test_a_child_that_hangs_is_given_up(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a", Clip(frames=20))
-    options = DecodeOptions(replace(LIMITS, no_progress_seconds=0.3))
-    with Decoder(path, options) as decoder:
-        os.kill(decoder.pid, signal.SIGSTOP)
+def test_a_child_that_hangs_is_given_up_and_ended() -> None:
+    with Child("server.media.decode_child", "decoding") as child:
+        os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(UnusableMedia, match="no progress"):
-            list(decoder)
+            child.receive(0.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
 
 
 def test_too_little_memory_is_an_error_and_not_a_crash_of_ours(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from engine.frames import Nv12
 from server.media.colour import Colour
 from server.media.encode import EncodeOptions, Encoder
 from server.media.errors import CodecUnavailable, DiskFull, EncodeError
+from server.media.resample import area_resize
 from tests.server.media.clips import pattern, read_clip
 
 
@@ -46,6 +47,19 @@ def test_nv12_planes_are_written_as_they_are(codec: str, tmp_path: Path) -> None
     assert np.abs(frame[:48].astype(int) - luma).mean() < 2
     assert np.abs(frame[48:60].astype(int) - 90).max() <= 2
     assert np.abs(frame[60:].astype(int) - 200).max() <= 2
+
+
+def test_another_size_is_the_mean_over_each_footprint(tmp_path: Path) -> None:
+    luma = np.repeat(np.repeat(pattern(8, 6, 0)[..., 1], 8, 0), 8, 1) // 2 + 40
+    frame = Nv12(luma, np.full((24, 32, 2), (90, 200), np.uint8))
+    path = tmp_path / "a.mkv"
+    changes = options(frame_format="nv12", out_width=48, out_height=36, quality=0)
+    with Encoder(changes, None, path) as encoder:
+        encoder.put(frame, 0, 1)
+        encoder.finish()
+    planes = read_clip(path).frames[0].to_ndarray(format="yuv420p")
+    assert np.abs(planes[:36].astype(int) - area_resize(luma, 36, 48)).max() <= 3
+    assert set(np.unique(planes[36:45])) <= {89, 90, 91}
 
 
 def test_a_repeated_frame_is_the_previous_one_at_another_moment(tmp_path: Path) -> None:
