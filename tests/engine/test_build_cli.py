@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from engine.__main__ import main
+from engine.backends.base import LaneSpec
 from engine.backends.tensorrt_shim import BuildCancelled
+from engine.build import PlanMaker, Target, runtime_named
 from engine.build_cli import with_progress
+from engine.cache import PlanCache
+from engine.models import load_model, parse_model, stand_in
 from engine.plan import Plan, read_plan
+from tests.engine.fake_cuda import T4
 
 SMALL = ["--size", "32x32"]
 
@@ -88,8 +93,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 def test_an_untrained_width_is_built_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from engine.models import parse_model, stand_in
-
     weights = tmp_path / "odd.safetensors"
     weights.write_bytes(stand_in("balanced"))
     assert not parse_model(weights.read_bytes(), "odd").trained
@@ -126,3 +129,13 @@ def test_an_interrupt_cancels_the_build(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(BuildCancelled):
         with_progress("fast", build_until_cancelled)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_plan_built_ahead_is_the_one_that_a_t4_looks_for(cache_directory: Path) -> None:
+    assert main(["build", "--sm", "75", "--model", "fast", *SMALL]) == 0
+    runtime = runtime_named("tensorrt_rtx")
+    on_a_t4 = PlanMaker(runtime, load_model("fast", allow_untrained=True), Target.of(runtime, T4))
+    (entry,) = PlanCache.open(cache_directory).entries()
+    assert entry.record is not None
+    assert entry.record.key == on_a_t4.key(LaneSpec(32, 32))
