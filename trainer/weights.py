@@ -6,7 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.models import load_model
@@ -39,10 +38,9 @@ def load_network(name_or_path: str) -> Network:
     Raises:
         engine.errors.ModelError: missing, damaged or untrained.
     """
-    model = load_model(name_or_path)
-    network = Network(model.config)
-    network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in model.weights.items()})
-    return network.eval()
+    from engine.export import load_network as build  # brings ONNX, which fit never needs
+
+    return build(load_model(name_or_path))
 
 
 def is_weights_file(path: Path) -> bool:
