@@ -39,9 +39,9 @@ def protocol_class(header_seconds: float) -> type[H11Protocol]:
                 self._timer.cancel()
 
         def on_response_complete(self) -> None:
-            super().on_response_complete()
             self._timer.cancel()
-            self._wait_for_headers()
+            self._wait_for_headers()  # before super, which may begin with a pipelined request
+            super().on_response_complete()
 
         def _wait_for_headers(self) -> None:
             self._timer = self.loop.call_later(header_seconds, self._hang_up)
@@ -101,6 +101,9 @@ def make_server(
         date_header=False,
         lifespan="on",
         backlog=2048,
+        # Ours, above, ends idle connections. Five seconds, uvicorn's, is also when many clients
+        # give them up: both at once looks like a server that hangs up on a request.
+        timeout_keep_alive=3600,
         h11_max_incomplete_event_size=16 * 1024,
         timeout_graceful_shutdown=max(1, round(settings.limits.stop_seconds)),
     )

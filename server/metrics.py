@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -63,9 +63,6 @@ class Metrics:
         )
         self.calibration_fps = Gauge(
             "sr_calibration_fps", "Frames a second measured at start", registry=registry
-        )
-        self.gpu_memory_bytes = Gauge(
-            "sr_gpu_memory_bytes", "Device memory in use by a worker", ["worker"], registry=registry
         )
         for kind in ("picture", "video", "job"):
             self.queued.labels(kind).set(0)

@@ -6,6 +6,8 @@ uvicorn, which then ends the connection abnormally.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -32,6 +34,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+LINGER_SECONDS = 5.0
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Probes: counted, but not logged when all is well."""
 
@@ -51,13 +54,13 @@ class RequestMiddleware:
             return
         scope["request_id"] = secrets.token_hex(8)
         request_id_variable.set(scope["request_id"])
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send)
         try:
             refusal = self._refusal(Headers(scope=scope))
             if refusal is not None:
-                await self._refuse(refusal, scope, receive, exchange)
+                await self._refuse(refusal, scope, exchange)
             else:
-                await self._app(scope, receive, exchange.send)
+                await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:  # the outermost edge of a request
             if not isinstance(error, ApiError):
                 scope["error_code"] = "internal"
@@ -65,7 +68,7 @@ class RequestMiddleware:
             if scope["type"] == "websocket" or exchange.status:
                 raise
             bug = ApiError("internal", "the server failed at this; the log has the request's id")
-            await self._refuse(bug, scope, receive, exchange)
+            await self._refuse(bug, scope, exchange)
         finally:
             self._record(scope, exchange)
 
@@ -79,14 +82,12 @@ class RequestMiddleware:
             return ApiError("forbidden", "pages of another origin may not use this server")
         return None
 
-    async def _refuse(
-        self, error: ApiError, scope: Scope, receive: Receive, exchange: _Exchange
-    ) -> None:
+    async def _refuse(self, error: ApiError, scope: Scope, exchange: _Exchange) -> None:
         scope["error_code"] = error.code
         if scope["type"] == "websocket":
             await exchange.send({"type": "websocket.close", "code": 1008, "reason": error.code})
             return
-        await error_response(error, scope["request_id"])(scope, receive, exchange.send)
+        await error_response(error, scope["request_id"])(scope, exchange.receive, exchange.send)
 
     def _record(self, scope: Scope, exchange: _Exchange) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
@@ -114,12 +115,20 @@ class RequestMiddleware:
 class _Exchange:
     """What went back on one request so far."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
         self._send = send
+        self._body_is_read = scope.get("method", "GET") in ("GET", "HEAD", "DELETE")
         self._request_id = scope["request_id"]
         self.began = time.perf_counter()
         self.status = 0
         self.bytes_out = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if not message.get("more_body", False):  # the end of the body, or a disconnect
+            self._body_is_read = True
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -127,9 +136,21 @@ class _Exchange:
             self._add_headers(message)
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))
+            if not message.get("more_body", False) and not self._body_is_read:
+                await self._send({**message, "more_body": True})
+                await self._discard_body()
+                message = {"type": "http.response.body", "body": b""}
         elif message["type"] == "websocket.accept":
             self.status = 101
         await self._send(message)
+
+    async def _discard_body(self) -> None:
+        """Reads on after an early refusal: closing on unread bytes resets the connection, and the
+        client would never see the answer. A client that still sends then gets the reset."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._body_is_read:
+                    await self.receive()
 
     def _add_headers(self, message: MutableMapping[str, Any]) -> None:
         headers = MutableHeaders(scope=message)

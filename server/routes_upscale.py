@@ -24,7 +24,7 @@ from server.service import Service
 from server.streams import ResultPipe, StreamResponse, file_chunks, pipe_chunks
 from server.uploads import Upload, receive_upload
 from server.workers.channel import Message
-from server.workers.ticket import Ticket, TicketCancelled
+from server.workers.ticket import Ticket, TicketCancelled, ignore
 
 router = APIRouter(tags=["upscale"])
 
@@ -276,6 +276,7 @@ class _Stream:
     async def _end(self, error: BaseException | None) -> None:
         """Frees the worker, removes the files and writes how it ended."""
         outcome = self._ticket.outcome
+        self._ticket.on_event = ignore
         self._service.jobs.release(self._job.id)
         self._service.pool.cancel(self._ticket)
         self._pipe.close()

@@ -170,6 +170,14 @@ def test_a_body_that_is_far_too_large_is_refused_before_it_is_sent(server: LiveS
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+def test_a_client_that_sends_first_and_reads_later_sees_the_refusal(server: LiveServer) -> None:
+    with socket.create_connection(_address(server)) as connection:
+        connection.settimeout(10)
+        head = "POST /upscale HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 8000000\r\n\r\n"
+        connection.sendall(head.encode() + bytes(8_000_000))
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.parametrize(
     ("width", "height", "status"),
     [(64, 63, 200), (64, 64, 200), (65, 64, 422), (100, 2, 200), (101, 2, 422), (99, 2, 200)],

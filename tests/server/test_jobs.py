@@ -48,7 +48,7 @@ def clip(data: Path) -> bytes:
     return (data / "demo" / "city_256x256.mp4").read_bytes()
 
 
-def submit(client: httpx.Client, clip: bytes, query: str = "height=256", **headers: str) -> Json:
+def submit(client: httpx.Client, clip: bytes, query: str = "", **headers: str) -> Json:
     answer = client.post(f"/jobs?{query}", content=clip, headers=headers)
     assert answer.status_code == 202, answer.text
     job: Json = answer.json()
@@ -98,7 +98,7 @@ def test_a_job_is_watched_to_its_end_and_fetched(client: httpx.Client, clip: byt
 def done_job(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Json:
     source = Path(__file__).parents[1] / "data" / "demo" / "city_256x256.mp4"
     with server.client() as client:
-        return finished(client, submit(client, source.read_bytes())["id"])
+        return finished(client, submit(client, source.read_bytes(), "height=256")["id"])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,9 @@ def test_the_same_key_gives_the_same_job_and_another_body_is_refused(
 ) -> None:
     with ThreadPoolExecutor(8) as threads:
         jobs = list(
-            threads.map(lambda _: submit(client, clip, **{"Idempotency-Key": "k1"}), range(8))
+            threads.map(
+                lambda _: submit(client, clip, "height=256", **{"Idempotency-Key": "k1"}), range(8)
+            )
         )
     assert len({job["id"] for job in jobs}) == 1
     other = client.post("/jobs?height=128", content=clip, headers={"Idempotency-Key": "k1"})
@@ -173,7 +175,7 @@ def test_a_signed_link_needs_no_key_and_opens_only_its_result(tmp_path: Path, cl
         headers = {"Authorization": f"Bearer {server.key}"}
         with server.client() as stranger, server.client(headers=headers) as owner:
             wait_ready(server)
-            jobs = [submit(owner, clip) for _ in range(2)]
+            jobs = [submit(owner, clip, "height=64") for _ in range(2)]
             for job in jobs:
                 assert finished(owner, job["id"])["state"] == "done"
             link = owner.post(f"/jobs/{jobs[0]['id']}/link").json()["url"]
@@ -275,6 +277,19 @@ def test_jobs_survive_kills_and_give_the_same_frames(tmp_path: Path, clip: bytes
         assert "resumed after" in str(client.get(f"/jobs/{cut['id']}").json()["manifest"])
         result = client.get(f"/jobs/{cut['id']}/result").content
     assert frame_hashes(result) == frame_hashes(expected)
+
+
+def test_sigterm_leaves_a_running_job_for_the_next_start(tmp_path: Path, clip: bytes) -> None:
+    settings = {"SR_WORKERS": "1", "SR_SEGMENT_SECONDS": "0.2"}
+    with live_server(tmp_path, **settings) as server, server.client() as client:
+        wait_ready(server)
+        job = submit(client, clip)
+        wait_until(lambda: segments_of(server, job) >= 1, "a segment")
+        assert server.stop() == 0
+    with live_server(tmp_path, **settings) as server, server.client() as client:
+        again = finished(client, job["id"])
+        assert (again["state"], again["frames"]) == ("done", 41)
+        assert "resumed after" in str(again["manifest"]["warnings"])
 
 
 def test_a_job_that_kills_every_worker_fails_and_others_go_on(tmp_path: Path, clip: bytes) -> None:
