@@ -22,6 +22,7 @@ class JsonFormatter(logging.Formatter):
     """``{"time", "level", "event", "request_id", …}``; extra fields come from ``log_event``."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
