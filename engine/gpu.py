@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.backends import tensorrt, tensorrt_rtx
 from engine.backends.base import LaneSpec
+from engine.backends.cuda_api import DeviceFacts
 from engine.backends.cuda_driver import open_device
 from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensorrt_backend import TensorRtBackend
@@ -15,6 +16,7 @@ from engine.backends.tensorrt_log import OnProgress
 from engine.backends.tensorrt_runtime import RuntimeName, TrtRuntime
 from engine.build import CachedPlans, PlanFile, PlanMaker, Target, slug, timing_path, unheard
 from engine.cache import Notify, PlanCache
+from engine.errors import BackendUnavailable
 from engine.models import Model, load_model
 from engine.plan import read_plan
 from engine.verify import run_gate
@@ -89,10 +91,24 @@ def open_plan(
     )
 
 
+def check_driver(runtime: TrtRuntime, facts: DeviceFacts) -> None:
+    """Raises BackendUnavailable when the driver is older than the CUDA of the runtime.
+
+    Within a major version every driver runs every runtime (minor version compatibility).
+    """
+    needed, spoken = runtime.cuda_version, facts.driver_version.partition(".")[0]
+    if needed and int(spoken) < int(needed):
+        raise BackendUnavailable(
+            f"{runtime.name} {runtime.version} was made for CUDA {needed} and the driver speaks "
+            f"{facts.driver_version}: update the driver, or install the cu{spoken} package"
+        )
+
+
 def _on_thread(
     thread: GpuThread, runtime: TrtRuntime, model: Model, options: GpuOptions
 ) -> TensorRtBackend:
     facts = thread.facts
+    check_driver(runtime, facts)
     cache = PlanCache.open(options.cache_dir, options.notify)
     if runtime.name == "tensorrt_rtx":
         kernels = cache.directory / f"rtx-{runtime.version}-{slug(facts.identity)}.cache"

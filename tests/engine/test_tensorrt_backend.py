@@ -19,7 +19,7 @@ from engine.build import CachedPlans, PlanMaker, PlanSource, Target, runtime_nam
 from engine.cache import PlanCache, write_plan
 from engine.contract import FrameFormat
 from engine.errors import BackendUnavailable, EngineFault, OutOfMemory, PlanError
-from engine.gpu import GpuOptions, open_gpu_backend, open_plan
+from engine.gpu import GpuOptions, check_driver, open_gpu_backend, open_plan
 from engine.models import load_model
 from engine.plan import Plan, PlanRecord, Size, sha256_hex
 from engine.upscaler import Upscaler
@@ -238,6 +238,15 @@ def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: Path) -> N
     options = GpuOptions(cache_dir=tmp_path / "plans")
     with pytest.raises(BackendUnavailable, match=r"no plan for compute capability 9\.0"):
         open_gpu_backend("tensorrt_rtx", MODEL, options, open_gpu=hopper)
+
+
+def test_a_driver_older_than_the_library_is_told_before_any_plan_is_touched(
+    rig: Rig,
+) -> None:
+    for driver in ("13.0", "14.1"):
+        check_driver(rig.runtime(), replace(T4, driver_version=driver))
+    with pytest.raises(BackendUnavailable, match=r"made for CUDA 13 and the driver speaks 12\.4"):
+        check_driver(rig.runtime(), replace(T4, driver_version="12.4"))
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here: see tests/gpu")
