@@ -57,11 +57,12 @@ def evaluate(
     weights: Annotated[tuple[str, ...], tyro.conf.Positional],
     data: Path | None = None,
     clip: Path | None = None,
+    lr_clip: Path | None = None,
     tta: bool = False,
     frames: int = 16,
     json: Path | None = None,
 ) -> None:
-    """Measures weights on pictures (PSNR, SSIM) or a clip (flicker), beside bicubic.
+    """Measures weights on pictures (PSNR, SSIM) or a clip (PSNR, flicker), beside bicubic.
 
     The last line on stdout is the result as JSON.
 
@@ -69,15 +70,17 @@ def evaluate(
         weights: weights files or shipped names; several are averaged (seed averaging).
         data: folder of high-resolution pictures, or one with ``lr`` and ``hr`` folders in it.
         clip: video file or folder of frames, in high resolution.
+        lr_clip: the same clip at a quarter of the size, coded; by default it is reduced here.
         tta: average over the 8 flips and rotations of each picture (x8 self-ensemble).
         frames: how much of the clip is measured.
         json: also write the result to this file.
     """
-    from trainer.evaluation_table import measure, show
+    from trainer.evaluation_table import Clip, measure, show
 
     if not weights or (data is None and clip is None):
         raise TrainerError("give weights, and pictures with --data or a video with --clip")
-    result = measure(weights, data, clip, tta, frames)
+    moving = None if clip is None else Clip(clip, lr_clip, frames)
+    result = measure(weights, data, moving, tta)
     show(result)
     text = dumps(result)
     if json is not None:

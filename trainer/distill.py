@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -27,14 +28,21 @@ def load_teacher(path: Path, device: torch.device) -> Teacher:
         TrainerError: spandrel is missing, cannot read the file, or it is not an RGB x4 network.
     """
     try:
-        from spandrel import ImageModelDescriptor, ModelLoader
+        from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
     except ImportError:
         raise TrainerError(
             "--teacher needs spandrel; install it with pip install 'sr-server[distill]'"
         ) from None
     try:
         model = ModelLoader(device=device).load_from_file(path)
-    except Exception as error:  # spandrel raises whatever torch, pickle or it finds
+    except (
+        UnsupportedModelError,
+        UnpicklingError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise TrainerError(f"{path} cannot be read as a teacher ({error})") from error
     if not isinstance(model, ImageModelDescriptor) or model.scale != SCALE:
         scale = getattr(model, "scale", "unknown")

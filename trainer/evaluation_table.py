@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trainer.evaluate import (
     evaluate,
     read_pairs,
 )
-from trainer.flicker import flicker, read_frames
+from trainer.flicker import read_moments, score_clip
 from trainer.weights import load_network
 
 COLUMNS = {
@@ -40,8 +41,20 @@ def methods_of(weights: Sequence[str], tta: bool) -> dict[str, Enlarge]:
     return methods
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip to measure on."""
+
+    hr: Path
+    """Video file or folder of frames."""
+    lr: Path | None
+    """The same in a quarter of the size, coded; made by reduction when there is none."""
+    frames: int
+    """How many are measured."""
+
+
 def measure(
-    weights: Sequence[str], data: Path | None, clip: Path | None, tta: bool, frames: int
+    weights: Sequence[str], data: Path | None, clip: Clip | None, tta: bool
 ) -> dict[str, Any]:
     """Everything that was asked for, as JSON values."""
     methods = methods_of(weights, tta)
@@ -49,7 +62,11 @@ def measure(
     if data is not None:
         result |= evaluate(methods, read_pairs(data))
     if clip is not None:
-        result["flicker_grey_levels"] = flicker(methods, read_frames(clip, frames))
+        scores = score_clip(methods, read_moments(clip.hr, clip.lr, clip.frames))
+        result["clip"] = {
+            method: {key: round(value, 5) for key, value in row.items()}
+            for method, row in scores.items()
+        }
     return result
 
 
@@ -58,10 +75,11 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     if "mean" in result:
         console.print(_scores_table(result))
-    if "flicker_grey_levels" in result:
-        table = Table("method", "flicker, grey levels")
-        for method, value in result["flicker_grey_levels"].items():
-            table.add_row(method, f"{value:.3f}")
+    if "clip" in result:
+        table = Table("method", "PSNR-Y", "flicker, grey levels")
+        for method, row in result["clip"].items():
+            psnr = f"{row['psnr_y_db']:.2f}" if "psnr_y_db" in row else "-"
+            table.add_row(method, psnr, f"{row['flicker_grey_levels']:.3f}")
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Flicker: how much an enlarged clip changes where the filmed thing only moved.
+"""Clips: PSNR of the frames, and flicker where the filmed thing only moved.
 
 The motion between two HR frames is found by block matching on whole pixels. Each enlarged frame is
 moved along and compared with the next one, on the pixels that the motion explains in HR. HR itself
@@ -8,11 +8,11 @@ has the flicker that is in the material; a method should stay near it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,19 +22,22 @@ from trainer.data import list_pictures, read_picture
 from trainer.errors import DataError
 from trainer.evaluate import Enlarge
 from trainer.h264 import read_clip
-from trainer.metrics import luma
+from trainer.metrics import luma, psnr_y
 
 BLOCK, REACH, EXPLAINED = 16, 8, 4.0
 
 
-def read_frames(path: Path, limit: int) -> Iterator[Picture]:
-    """The first ``limit`` HR frames of a folder of pictures (sorted by name) or of a video file."""
+def read_frames(path: Path, limit: int, multiple: int = SCALE) -> Iterator[Picture]:
+    """The first frames of a folder of pictures (sorted by name) or of a video file.
+
+    Right and bottom are cut so that both sides divide by ``multiple``.
+    """
     if path.is_dir():
         for file in list_pictures(path)[:limit]:
-            yield crop_to_multiple(read_picture(file), SCALE)
+            yield crop_to_multiple(read_picture(file), multiple)
     else:
         for frame in read_clip(path, limit):
-            yield crop_to_multiple(frame, SCALE)
+            yield crop_to_multiple(frame, multiple)
 
 
 def grey(frame: Tensor) -> Tensor:
@@ -79,34 +82,78 @@ def warp(frame: Tensor, shift: Tensor) -> Tensor:
     return frame[y, x]
 
 
-def flicker(methods: dict[str, Enlarge], frames: Iterator[Picture]) -> dict[str, float]:
-    """Mean warped difference in grey levels of each method, and of ``hr``.
+@dataclass(frozen=True, slots=True)
+class ClipFrame:
+    """One moment: ``hr`` (4H, 4W, 3) and ``lr`` (H, W, 3), uint8."""
+
+    hr: Picture
+    lr: Picture
+
+
+def read_moments(clip: Path, lr_clip: Path | None, limit: int) -> Iterator[ClipFrame]:
+    """HR frames with their LR: reduced by ``trainer.bicubic``, or taken from a (coded) LR clip.
+
+    Raises:
+        DataError: unreadable, or the LR clip is not a quarter of the size or shorter.
+    """
+    if lr_clip is None:
+        for hr in read_frames(clip, limit):
+            yield ClipFrame(hr, downscale(hr))
+        return
+    lr_frames = read_frames(lr_clip, limit, multiple=1)
+    for hr in read_frames(clip, limit):
+        lr = next(lr_frames, None)
+        if lr is None:
+            raise DataError(f"{lr_clip} has fewer frames than {clip}; give a longer one")
+        if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
+            raise DataError(
+                f"{lr_clip} is {lr.shape[1]}x{lr.shape[0]}, not a quarter of {clip} "
+                f"({hr.shape[1]}x{hr.shape[0]})"
+            )
+        yield ClipFrame(hr, lr)
+
+
+def score_clip(
+    methods: dict[str, Enlarge], moments: Iterator[ClipFrame]
+) -> dict[str, dict[str, float]]:
+    """``psnr_y_db`` and ``flicker_grey_levels`` (mean warped difference) by method.
+
+    ``hr`` has the flicker of the material, and no PSNR.
 
     Raises:
         DataError: fewer than two frames.
     """
-    totals = dict.fromkeys(["hr", *methods], 0.0)
+    differences: dict[str, list[float]] = {name: [] for name in ["hr", *methods]}
+    psnrs: dict[str, list[float]] = {name: [] for name in methods}
     before: dict[str, Tensor] | None = None
-    count = 0
-    for frame in frames:
-        now = _enlarged(methods, frame)
+    for moment in moments:
+        hr, lr = _tensor(moment.hr), _tensor(moment.lr)
+        enlarged = {name: method(lr) for name, method in methods.items()}
+        for name, picture in enlarged.items():
+            psnrs[name].append(min(100.0, psnr_y(picture[None], hr[None])))
+        now = {"hr": grey(hr)} | {name: grey(picture) for name, picture in enlarged.items()}
         if before is not None:
-            shift = motion(before["hr"], now["hr"])
-            explained = (warp(before["hr"], shift) - now["hr"]).abs() < EXPLAINED
-            for name, picture in now.items():
-                difference = (warp(before[name], shift) - picture).abs()[explained]
-                totals[name] += float(difference.mean()) if len(difference) else 0.0
-            count += 1
+            for name, value in warped_differences(before, now).items():
+                differences[name].append(value)
         before = now
-    if not count:
+    if not differences["hr"]:
         raise DataError("a clip needs at least two frames to flicker; give a longer one")
-    return {name: total / count for name, total in totals.items()}
+    scores = {name: {"flicker_grey_levels": mean(v)} for name, v in differences.items()}
+    for name, values in psnrs.items():
+        scores[name]["psnr_y_db"] = mean(values)
+    return scores
 
 
-def _tensor(picture: NDArray[np.uint8]) -> Tensor:
+def warped_differences(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, float]:
+    """Mean difference in grey levels of each method where HR's own motion explains HR."""
+    shift = motion(before["hr"], now["hr"])
+    explained = (warp(before["hr"], shift) - now["hr"]).abs() < EXPLAINED
+    out = {}
+    for name, picture in now.items():
+        difference = (warp(before[name], shift) - picture).abs()[explained]
+        out[name] = float(difference.mean()) if len(difference) else 0.0
+    return out
+
+
+def _tensor(picture: Picture) -> Tensor:
     return torch.from_numpy(picture.transpose(2, 0, 1).copy())
-
-
-def _enlarged(methods: dict[str, Enlarge], frame: Picture) -> dict[str, Tensor]:
-    lr = _tensor(downscale(frame))
-    return {"hr": grey(_tensor(frame))} | {name: grey(f(lr)) for name, f in methods.items()}

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from engine.network import Network, NetworkConfig
+from trainer.bicubic import downscale
 from trainer.data import PictureSet
 from trainer.errors import DataError
 from trainer.evaluate import (
@@ -20,7 +22,7 @@ from trainer.evaluate import (
     score,
     unmoved,
 )
-from trainer.flicker import flicker, motion, read_frames, warp
+from trainer.flicker import ClipFrame, motion, read_frames, read_moments, score_clip, warp
 from trainer.h264 import coded_copies, read_clip
 from trainer.weights import load_network, save_weights
 
@@ -102,12 +104,29 @@ def test_a_method_that_shimmers_flickers_more_than_one_that_does_not() -> None:
         picture = bicubic_enlarge(lr).float()
         return (picture + 9 * torch.randn(picture.shape, generator=generator)).clamp(0, 255).byte()
 
-    clip = [scene(4 * index) for index in range(3)]
-    result = flicker({"bicubic": bicubic_enlarge, "noisy": noisy}, iter(clip))
-    assert result["hr"] < result["bicubic"] + 0.5
-    assert result["noisy"] > result["bicubic"] + 3
+    clip = [ClipFrame(scene(4 * i), downscale(scene(4 * i))) for i in range(3)]
+    result = score_clip({"bicubic": bicubic_enlarge, "noisy": noisy}, iter(clip))
+    flicker = {name: row["flicker_grey_levels"] for name, row in result.items()}
+    assert flicker["hr"] < flicker["bicubic"] + 0.5
+    assert flicker["noisy"] > flicker["bicubic"] + 3
+    assert result["noisy"]["psnr_y_db"] < result["bicubic"]["psnr_y_db"] - 1
     with pytest.raises(DataError, match="at least two frames"):
-        flicker({}, iter(clip[:1]))
+        score_clip({}, iter(clip[:1]))
+
+
+def test_a_coded_lr_clip_can_stand_for_the_reduced_one(tmp_path: Path) -> None:
+    for index in range(3):
+        for name, picture in (("hr", scene(index)), ("lr", downscale(scene(index)) // 2)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / name / f"{index}.png")
+    moments = list(read_moments(tmp_path / "hr", tmp_path / "lr", 9))
+    assert len(moments) == 3
+    np.testing.assert_array_equal(moments[1].lr, downscale(scene(1)) // 2)
+    (tmp_path / "lr" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"lr has fewer frames than .*hr"):
+        list(read_moments(tmp_path / "hr", tmp_path / "lr", 9))
+    with pytest.raises(DataError, match=r"hr is 96x64, not a quarter of .*hr"):
+        list(read_moments(tmp_path / "hr", tmp_path / "hr", 9))
 
 
 def test_clips_are_folders_of_frames_or_videos(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,76 @@
+"""Teachers, with a module that stands in for spandrel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.distill import load_teacher
+from trainer.errors import TrainerError
+
+
+class Unsupported(Exception):
+    pass
+
+
+class Descriptor(nn.Module):
+    """What spandrel gives for a checkpoint: here one that repeats pixels."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+class Loader:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def load_from_file(self, path: Path) -> Descriptor:
+        if path.stem == "strange":
+            raise Unsupported("no such architecture")
+        return Descriptor(int(path.stem[1:]))
+
+
+@pytest.fixture
+def _spandrel(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ModuleType("spandrel")
+    fake.ImageModelDescriptor = Descriptor  # type: ignore[attr-defined]
+    fake.ModelLoader = Loader  # type: ignore[attr-defined]
+    fake.UnsupportedModelError = Unsupported  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "spandrel", fake)
+
+
+@pytest.mark.usefixtures("_spandrel")
+def test_a_teacher_answers_at_four_times_the_size_without_gradients() -> None:
+    teacher = load_teacher(Path("x4.pth"), torch.device("cpu"))
+    answer = teacher(torch.rand(2, 3, 5, 6))
+    assert answer.shape == (2, 3, 20, 24)
+    assert not answer.requires_grad
+
+
+@pytest.mark.usefixtures("_spandrel")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x2", r"x2\.pth enlarges by 2, a teacher must enlarge RGB by 4"),
+     ("strange", r"strange\.pth cannot be read as a teacher \(no such architecture\)")],
+)  # fmt: skip
+def test_what_cannot_teach_is_named(name: str, message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        load_teacher(Path(f"{name}.pth"), torch.device("cpu"))
+
+
+def test_without_spandrel_the_message_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(TrainerError, match="pip install"):
+        load_teacher(Path("x4.pth"), torch.device("cpu"))
