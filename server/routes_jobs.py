@@ -80,7 +80,7 @@ async def submit(
     service.refuse_when_stopping()
     options = query.options_for("video")
     if not query.dry_run:
-        await _admit_job(service, caller.owner, idempotency_key)
+        await _admit_job(service, caller.owner)
     folder = service.jobs.folder(new_job_id())
     folder.path.mkdir(mode=0o700)
     kept = False
@@ -104,9 +104,9 @@ async def submit(
     return JSONResponse(body, 202, {"Location": f"/jobs/{job.id}"})
 
 
-async def _admit_job(service: Service, owner: str, idempotency_key: str | None) -> None:
+async def _admit_job(service: Service, owner: str) -> None:
     limits = service.limits
-    if service.limits_callers and idempotency_key is None:
+    if service.limits_callers:
         service.job_rate.take(owner)
     everybody = await asyncio.to_thread(service.store.unfinished)
     if everybody >= limits.job_queue:

@@ -28,6 +28,7 @@ from server.workers.ticket import Ticket, TicketCancelled
 ATTEMPTS = 3
 """A job whose worker dies this often has failed."""
 _CLEAN_EVERY_SECONDS = 60.0
+_RETRY_SECONDS = 5.0
 
 
 class JobRunner:
@@ -157,13 +158,22 @@ class JobRunner:
         while True:
             self._wake.clear()
             while len(self._running) < self._pool.long_capacity:
-                job = await asyncio.to_thread(self._store.claim)
+                job = await self._claim()
                 if job is None:
                     break
                 task = asyncio.create_task(self._run(job))
                 self._running[job.id] = task
                 task.add_done_callback(partial(self._ended, job.id))
             await self._wake.wait()
+
+    async def _claim(self) -> Job | None:
+        """The next job; waits as long as the disk is full."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._store.claim)
+            except ApiError as error:
+                log_event("jobs_wait", problem=error.message)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _ended(self, job_id: str, _: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)

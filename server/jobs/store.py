@@ -1,6 +1,7 @@
 """The table of jobs. WAL with synchronous=FULL: what was promised survives a power cut.
 
-All methods block on the disk: call them in a thread. One connection, one lock.
+All methods block on the disk: call them in a thread. One connection, one lock. Each may raise
+ApiError 507 when the disk is full.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from server.errors import ApiError
 from server.jobs.model import Job
 
 _JSON_FIELDS = frozenset({"options", "manifest", "error"})
@@ -148,7 +150,12 @@ class JobStore:
 
     def _execute(self, statement: str, values: Any = ()) -> list[sqlite3.Row]:
         with self._lock:
-            cursor = self._connection.execute(statement, values)
+            try:
+                cursor = self._connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
+                raise ApiError("disk_full", "the disk is full; try again later") from None
             cursor.row_factory = sqlite3.Row
             return list(cursor.fetchall())
 

@@ -236,7 +236,7 @@ class WorkerPool:
                 log_event("worker_unusable", worker=slot.index, problem=slot.problem)
                 self._set_state(slot, "unusable")
                 return
-            except WorkerDied:
+            except (WorkerDied, OSError):  # OSError: no process could be started
                 slot.failures += 1
                 self._on_death()
                 log_event("worker_died", worker=slot.index, failures=slot.failures)
@@ -302,7 +302,6 @@ class WorkerPool:
             _fail(ticket, TicketCancelled())
         elif reason is None and ticket.retries > 0:
             ticket.retries -= 1
-            ticket.started.clear()
             self._queues[ticket.kind].appendleft(ticket)
         else:
             died = ApiError("engine_failed", "the worker process died while it worked on this")

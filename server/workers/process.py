@@ -136,9 +136,7 @@ class WorkerProcess:
     async def _receive(self) -> Message:
         try:
             line = await self._reader.readline()
-        except OSError:
-            line = b""
-        if not line.endswith(b"\n"):
-            raise WorkerDied
-        message: Message = json.loads(line)
+            message: Message = json.loads(line)
+        except (OSError, ValueError):  # gone, cut off in a line, or not a line of ours
+            raise WorkerDied from None
         return message

@@ -38,7 +38,7 @@ class Ticket:
     )
     """The result of the task. Raises ApiError, or TicketCancelled."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a worker has taken it."""
+    """Set when a worker has taken it for the first time."""
     cancel_requested: asyncio.Event = field(default_factory=asyncio.Event)
     engine: Message = field(default_factory=dict)
     """Who works on it; known once it has started."""
