@@ -212,8 +212,8 @@ def write_plan(path: Path, plan: Plan) -> None:
         PlanError: the disk is full or the directory cannot be written.
     """
     try:
-        _write_whole(path, plan.data)
-        _write_whole(record_path(path), plan.record.to_json().encode())
+        write_whole(path, plan.data)
+        write_whole(record_path(path), plan.record.to_json().encode())
         _sync_directory(path.parent)
     except OSError as error:
         raise PlanError(
@@ -222,7 +222,8 @@ def write_plan(path: Path, plan: Plan) -> None:
         ) from error
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Beside it first, then under its name, so that nobody ever reads half a file."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

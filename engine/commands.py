@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import tyro
@@ -18,6 +19,7 @@ from engine.errors import ContractError
 from engine.graph_check import GraphInfo, check_graph
 from engine.models import NAMES, Model, load_model
 from engine.selection import open_backend, resolve_model
+from engine.triton import write_repository
 from engine.verify import FrameScore, GateReport, run_gate
 
 MatrixName = Literal["bt601", "bt709", "bt2020"]
@@ -29,8 +31,12 @@ class Export:
 
     model: tyro.conf.Positional[str]
     """A model name or the path of a weights file; untrained ones are exported with a warning."""
-    out: Path
+    out: Path | None = None
     """Folder for the files."""
+    triton: Path | None = None
+    """Folder for a model repository of NVIDIA's Triton Inference Server."""
+    triton_plan: tuple[Path, ...] = ()
+    """Plans of sr-engine build --backend tensorrt to put into that repository too."""
     format: tuple[GraphFormat, ...] = ("rgb24", "tensor")
     """Which graphs."""
     precision: tuple[Precision, ...] = ("fp32",)
@@ -42,6 +48,18 @@ class Export:
 
     def run(self) -> int:
         """Writes the files and prints what was written."""
+        if self.out is None and self.triton is None:
+            raise ContractError("say where the files go: --out FOLDER, --triton FOLDER or both")
+        if self.triton_plan and self.triton is None:
+            raise ContractError("--triton-plan needs --triton FOLDER, where the plans go")
+        with TemporaryDirectory() as folder:
+            files = self._export(self.out or Path(folder))
+            if self.triton is not None:
+                for made in write_repository(self.triton, files, self.triton_plan):
+                    Console().print(f"{made}: config.pbtxt and version 1", soft_wrap=True)
+        return 0
+
+    def _export(self, out: Path) -> list[Path]:
         from engine.export import Variant, export_model  # torch: only here
 
         model = load_model(self.model, allow_untrained=True)
@@ -52,16 +70,17 @@ class Export:
             for precision in self.precision
         ]
         table = Table(Column("file", overflow="fold"), "sha256", "max", "mean")
-        for item in export_model(model, self.out, variants):
+        exported = export_model(model, out, variants)
+        for item in exported:
             table.add_row(
-                str(item.path),
+                item.path.name if self.out is None else str(item.path),
                 item.graph.sha256[:16],
                 f"{item.max_difference:.3g}",
                 f"{item.mean_difference:.2g}",
             )
         table.caption = "differences from PyTorch FP32 in grey levels"
         Console().print(table)
-        return 0
+        return [item.path for item in exported]
 
 
 @dataclass(frozen=True, slots=True)
