@@ -57,8 +57,17 @@ def read_picture(path: Path) -> Picture:
     """(H, W, 3) uint8 RGB. Raises DataError that names the file when it cannot be read."""
     try:
         with Image.open(path) as picture:
+            if picture.mode[0] in "IF":
+                # Pillow would clip these to white rather than scale them.
+                raise DataError(f"{path} has more than 8 bits a sample; save it as 8-bit RGB")
             return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         raise DataError(
             f"{path} cannot be read as a picture ({error}); remove it or save it again"
         ) from error

@@ -87,6 +87,8 @@ def processes(device: torch.device) -> Iterator[Share]:
     if count == 1:
         yield Share()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Share(dist.get_rank(), count)

@@ -16,7 +16,7 @@ from trainer import checkpoint as ckpt
 from trainer.augment import AUGMENTATIONS
 from trainer.crops import Crop, all_tiles, as_float, by_detail, by_psnr
 from trainer.data import Pair, PictureSet, Progress, load_folder, read_manifest, sample_batch
-from trainer.degrade import degraded_validation
+from trainer.degrade import DegradedCopies, degraded_validation
 from trainer.errors import DataError
 from trainer.evaluate import Enlarge, bicubic_enlarge, enlarge_with, evaluate
 from trainer.loop import WEIGHTS
@@ -66,7 +66,8 @@ def write_report(run: Path, pictures: PictureSet, out: Path, aerial: frozenset[s
     recipe = saved.facts["recipe"]
     assert isinstance(recipe, dict)
     pairs = pictures.validation
-    if recipe.get("degradation") == "video":
+    degraded = recipe.get("degradation") == "video"
+    if degraded:
         pairs = degraded_validation(pairs)
     methods: dict[str, Enlarge] = {"ours": enlarge_with([network])}
     crops = all_tiles(pairs, methods)
@@ -82,6 +83,7 @@ def write_report(run: Path, pictures: PictureSet, out: Path, aerial: frozenset[s
         paths_section(network, busiest),
         direction_section(methods["ours"], from_the_air or pairs, bool(from_the_air)),
         augmentation_section(pictures.train),
+        *([degradation_section(pictures.train[0])] if degraded else []),
         Section("Recipe", table=[("setting", "value"), *_settings(recipe)]),
     ]
     lead = (
@@ -219,6 +221,16 @@ def augmentation_section(pairs: list[Pair]) -> Section:
     text = "The first of two crops after each augmentation: LR, then HR."
     half = (len(pictures) + 5) // 6
     return Section("Augmentation", text, rows=[pictures[6 * i : 6 * i + 6] for i in range(half)])
+
+
+def degradation_section(pair: Pair) -> Section:
+    """A picture of LR and some of the copies that training saw of it."""
+    copies = DegradedCopies([pair], seed=0, refresh=1)
+    shown = [replace(picture("LR as it is", pair.lr), width=150)]
+    for age in range(11):
+        shown.append(replace(picture(f"copy {age + 1}", copies.at(0, age)), width=150))
+    text = "H.264, JPEG, WebP or nothing, after blur and noise; one copy every 2,000 iterations."
+    return Section("Degradation", text, rows=[shown])
 
 
 def _both(name: str, batch: tuple[Tensor, Tensor]) -> list[Shown]:

@@ -55,6 +55,8 @@ class Trainer:
         teacher: Teacher | None = None,
     ) -> None:
         self.config, self.device, self.teacher = config, device, teacher
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # crops have one size
         self.share = share or Share()
         if config.batch % self.share.count:
             raise TrainerError(

@@ -92,6 +92,10 @@ def text(path: Path) -> None:
     path.write_text("not a picture")
 
 
+def sixteen_bit(path: Path) -> None:
+    Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(path)
+
+
 def one_missing(path: Path) -> None:
     folder = path.parent
     for index in range(2):
@@ -112,6 +116,7 @@ def wrong_size(path: Path) -> None:
         (lambda path: None, "has no pictures"),
         (text, r"bad\.png cannot be read as a picture"),
         (lambda path: write(path, 40, 64), r"bad\.png is 64x40, smaller than a crop of 64"),
+        (sixteen_bit, r"bad\.png has more than 8 bits a sample"),
         (lambda path: write(path), "holds one source picture"),
         (one_missing, r"no low-resolution picture for 1\.png"),
         (wrong_size, r"0\.png is 18x16 but .*0\.png is 64x64, not 4 times that"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer import checkpoint as ckpt
 from trainer.__main__ import main
@@ -36,7 +37,9 @@ def test_fit_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr()
     assert "weights.safetensors: PSNR-Y" in said.out
     assert "iteration 4: loss" in said.err
-    assert list((out / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert {"loss", "learning_rate", "validation/psnr_y_db"} == set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["validation/output and HR"]
     answer = tmp_path / "scores.json"
     weights = out / "weights.safetensors"
     pictures = ["--data", data / "train_small", "--json", answer, "--tta"]

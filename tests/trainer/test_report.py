@@ -49,7 +49,7 @@ def test_the_report_of_a_run_shows_all_that_was_asked_for(
     page = out.read_text()
     assert headings(page) == [
         "Scores", "Curves", "Before and after", "Where it is worst", "Gradients",
-        "What each path does", "Edge direction", "Augmentation", "Recipe",
+        "What each path does", "Edge direction", "Augmentation", "Degradation", "Recipe",
     ]  # fmt: skip
     assert is_self_contained(page)
     assert all(f"{name}: HR" in page for name in AUGMENTATIONS)
