@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from server.media.errors import MediaError, UnusableMedia
 from server.media.limits import Limits
+from server.media.rational import fraction
 
 _SEEKABLE = frozenset({"mov", "matroska"})
 """Containers whose index makes a seek land on a key frame before the target."""
@@ -132,7 +133,7 @@ def seek_to(job: Job, wanted: Wanted) -> None:
 def timed_frames(job: Job, wanted: Wanted) -> Iterator[Timed]:
     """The frames that are wanted, in presentation order, each with a pts of its own."""
     base = time_base(job.stream)
-    rate = job.stream.average_rate or job.stream.guessed_rate
+    rate = frame_rate(job.stream)
     clock = Clock(round(1 / rate / base) if rate else 1)
     for frame in job.frames():
         pts = clock.pts(frame, job.counters)
@@ -148,7 +149,12 @@ def timed_frames(job: Job, wanted: Wanted) -> Iterator[Timed]:
 
 def time_base(stream: VideoStream) -> Fraction:
     """Seconds per tick of a stream; a millisecond when it does not say."""
-    return stream.time_base or Fraction(1, 1000)
+    return fraction(stream.time_base) or Fraction(1, 1000)
+
+
+def frame_rate(stream: VideoStream) -> Fraction | None:
+    """Frames per second as far as the container or the first frames say."""
+    return fraction(stream.average_rate) or fraction(stream.guessed_rate)
 
 
 def nothing_error(job: Job) -> MediaError:

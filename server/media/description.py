@@ -12,16 +12,17 @@ from typing import cast
 
 import av
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from server.media.colour import Colour
-from server.media.decoding import Job, Timed, time_base
+from server.media.decoding import Job, Timed, frame_rate, time_base
 from server.media.errors import MediaError, UnsupportedMedia
 from server.media.open import check_size, duration_seconds
 from server.media.probe import StreamInfo, VideoInfo
+from server.media.rational import fraction
 
 _YUV420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
 
@@ -58,7 +59,6 @@ def describe(job: Job, first: Timed, formats: list[str]) -> VideoInfo:
     _check_representable(stream, frame, colour, depth)
     resolved = colour.resolved(frame.height, is_rgb=frame.format.is_rgb)
     planar = frame.format.name in _YUV420 and resolved.matrix_name is not None
-    aspect = stream.sample_aspect_ratio
     return VideoInfo(
         container=container.format.name.split(",")[0],
         codec=stream.codec_context.name,
@@ -68,13 +68,13 @@ def describe(job: Job, first: Timed, formats: list[str]) -> VideoInfo:
         bit_depth=depth,
         frame_format="nv12" if planar and "nv12" in formats else "rgb24",
         time_base=time_base(stream),
-        average_rate=stream.average_rate or stream.guessed_rate,
+        average_rate=frame_rate(stream),
         duration_seconds=duration_seconds(container, stream),
         start_pts=first.pts,
         start_seconds=Fraction(container.start_time or 0, av.time_base),
         frames_promised=stream.frames,
         colour=resolved,
-        sample_aspect_ratio=aspect if aspect else None,
+        sample_aspect_ratio=fraction(stream.sample_aspect_ratio),
         display_matrix=_display_matrix(frame),
         streams=tuple(_stream_info(container)),
         video_index=stream.index,
@@ -90,7 +90,7 @@ def _check_representable(
             f"The video uses {colour.problem}, which is not supported; convert it to 8-bit SDR.",
             code="hdr",
         )
-    if any(data.type == SideDataType.DOVI_METADATA for data in _side_data(frame)):
+    if _side_data(frame, SideDataType.DOVI_METADATA) is not None:
         raise UnsupportedMedia(
             "The video is Dolby Vision, which is not supported; convert it to 8-bit SDR.",
             code="hdr",
@@ -114,18 +114,18 @@ def alpha_error() -> MediaError:
     )
 
 
-def _side_data(frame: VideoFrame) -> list[SideData]:
-    """Side data of a frame. PyAV lists none of it when one has a type that it does not know."""
+def _side_data(frame: VideoFrame, kind: SideDataType) -> SideData | None:
+    """Side data of a frame. PyAV 18 finds none of it when one has a type that it does not know."""
     try:
-        return cast(list[SideData], list(frame.side_data))
+        return cast("SideDataContainer", frame.side_data).get(kind)
     except ValueError:
-        return []
+        return None
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    for data in _side_data(frame):
-        if data.type == SideDataType.DISPLAYMATRIX:
-            return struct.unpack("<9i", bytes(data)[:36])
+    data = _side_data(frame, SideDataType.DISPLAYMATRIX)
+    if data is not None:
+        return struct.unpack("<9i", bytes(data)[:36])
     turns = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), -180: (-1, 0, 0, -1), -90: (0, 1, -1, 0)}
     if frame.rotation not in turns:
         return None
@@ -137,5 +137,6 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 def _stream_info(container: InputContainer) -> Iterator[StreamInfo]:
     for stream in container.streams:
         context = stream.codec_context
-        name = context.name if context is not None else (stream.name or "unknown")
+        # Without a context PyAV's own ``name`` of a subtitle stream fails.
+        name = getattr(stream if context is None else context, "name", None) or "unknown"
         yield StreamInfo(stream.index, stream.type, name, stream.language)

@@ -37,6 +37,7 @@ from server.media.ledger import read as read_ledger
 from server.media.limits import Limits
 from server.media.open import open_container
 from server.media.passthrough import OUTPUT_ERRORS, SideStreams, Window
+from server.media.rational import fraction
 from server.media.sandbox import isolate, limit
 from server.media.timing import percentiles
 from server.media.wire import Inbox, Message, Ring, send, slot_bytes
@@ -268,10 +269,11 @@ def _mux(
     packets: list[Packet[VideoStream]], side: SideStreams, output: OutputContainer, tally: _Tally
 ) -> None:
     for packet in packets:
+        base = fraction(packet.time_base) or Fraction(1, 1000)
         if packet.dts is not None:
-            side.pump(packet.dts * packet.time_base)
+            side.pump(packet.dts * base)
         pts = packet.pts or 0
-        tally.lowest_seconds = min(tally.lowest_seconds, pts * packet.time_base)
+        tally.lowest_seconds = min(tally.lowest_seconds, pts * base)
         tally.packet_pts.append(pts)
         output.mux(packet)
 

@@ -9,6 +9,7 @@ children only.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -17,6 +18,7 @@ from av.video.stream import VideoStream
 
 from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
 from server.media.limits import Limits
+from server.media.rational import fraction
 from server.media.sniff import sniff_file
 
 VIDEO_DECODERS = frozenset(
@@ -41,6 +43,10 @@ _OTHER_DECODERS = (
     "pcm_s16le,pcm_s16be,pcm_s24le,pcm_u8,ass,ssa,srt,subrip,webvtt,mov_text,dvdsub,pgssub"
 )
 _READ_SECONDS = 30.0
+_LENIENT_TAGS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""PyAV 18 fails on tags that are not UTF-8 unless told otherwise; 19 always replaces."""
 _MAX_PROBE_BYTES = 5_000_000
 
 
@@ -59,17 +65,17 @@ def open_container(path: Path, limits: Limits) -> InputContainer:
             code="not_a_video",
         )
     try:
-        container = av.open(
+        container: InputContainer = av.open(
             str(path),
             mode="r",
             format=sniffed.name,
-            metadata_errors="replace",
+            **_LENIENT_TAGS,
             timeout=(limits.open_seconds, _READ_SECONDS),
             options={
                 "protocol_whitelist": "file",
                 "format_whitelist": sniffed.name,
                 "codec_whitelist": ",".join(sorted(VIDEO_DECODERS)) + "," + _OTHER_DECODERS,
-                "max_streams": str(limits.max_streams),
+                "max_streams": str(limits.max_streams + 1),
                 "probesize": str(_MAX_PROBE_BYTES),
             },
         )
@@ -78,12 +84,7 @@ def open_container(path: Path, limits: Limits) -> InputContainer:
             "The video has no frames; it is empty or cut short.", code="no_frames"
         ) from error
     except MemoryError as error:  # what FFmpeg says about too many streams, too
-        raise OverLimit(
-            f"The video has more than {limits.max_streams} streams, or needs more memory to open "
-            "than is allowed.",
-            code="too_many_streams",
-            limit=limits.max_streams,
-        ) from error
+        raise _too_many_streams(limits) from error
     # Foreign exceptions (UnicodeDecodeError, MemoryError, OSError...) leak out of the parser on
     # damaged input, so that every one of them means the same thing here.
     except Exception as error:
@@ -91,7 +92,19 @@ def open_container(path: Path, limits: Limits) -> InputContainer:
             f"The video cannot be opened ({type(error).__name__}); it is damaged or incomplete.",
             code="unreadable",
         ) from error
+    if len(container.streams) > limits.max_streams:  # Matroska's demuxer leaves the rest out
+        container.close()
+        raise _too_many_streams(limits)
     return container
+
+
+def _too_many_streams(limits: Limits) -> OverLimit:
+    return OverLimit(
+        f"The video has more than {limits.max_streams} streams, or needs more memory to open "
+        "than is allowed.",
+        code="too_many_streams",
+        limit=limits.max_streams,
+    )
 
 
 def is_cover(stream: Stream) -> bool:
@@ -192,8 +205,9 @@ def too_many_frames(limit: int, actual: int | None = None) -> MediaError:
 
 def duration_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """What the container says about the length of its video, if anything."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
+    base = fraction(stream.time_base)
+    if stream.duration is not None and base is not None:
+        return float(stream.duration * base)
     if container.duration is not None:
         return container.duration / av.time_base
     return None

@@ -22,6 +22,7 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 
 from server.media.open import is_cover
+from server.media.rational import fraction
 
 if TYPE_CHECKING:
     from av.container.core import Chapter  # only the stubs have it
@@ -101,6 +102,8 @@ class SideStreams:
             return f"{stream.type} streams are not copied"
         if stream.type == "attachment" and self.muxer != "matroska":
             return f"{self.muxer} cannot hold attachments; use mkv"
+        if stream.type != "attachment" and getattr(stream, "codec_context", None) is None:
+            return "its codec is unknown"
         if _lacks_header(stream):
             return "its header is damaged"
         if not _fits(stream, self.muxer):
@@ -148,7 +151,7 @@ class SideStreams:
             return
         if window.end is not None and seconds >= window.end:
             return
-        base = packet.time_base
+        base = _base(packet)
         ticks = round(window.shift / base)
         packet.dts = (packet.pts if packet.dts is None else packet.dts or 0) - ticks  # type: ignore[operator]
         packet.pts = packet.dts if packet.pts is None else max(packet.pts - ticks, packet.dts)
@@ -178,8 +181,9 @@ class SideStreams:
 
         Returns whether its times can be written at all.
         """
-        clock = self._targets[index].time_base or packet.time_base
-        scale = packet.time_base / clock
+        base = _base(packet)
+        clock = fraction(self._targets[index].time_base) or base
+        scale = base / clock
         moment = _nearest((packet.dts or 0) * scale)
         if not 0 <= (packet.duration or 0) * scale < _MAX_STEP:
             packet.duration = 0
@@ -202,9 +206,10 @@ def _nearest(value: Fraction) -> int:
 
 def codec_name(stream: Stream) -> str:
     """The codec of a stream, as people call it."""
-    # PyAV's stubs do not know that streams of an unknown codec have no context.
+    # PyAV's stubs do not know that streams of an unknown codec have no context; the own ``name``
+    # of such a subtitle stream then fails.
     context: CodecContext | None = getattr(stream, "codec_context", None)
-    return stream.name or "unknown" if context is None else context.name
+    return getattr(stream if context is None else context, "name", None) or "unknown"
 
 
 def _add(output: OutputContainer, stream: Stream) -> Stream:
@@ -254,7 +259,7 @@ def _is_plain_sound(stream: Stream) -> bool:
 def _silence(stream: Stream) -> Packet[Stream]:
     packet: Packet[Stream] = Packet(bytes(_SILENCE_BYTES))
     packet.stream = stream
-    packet.time_base = stream.time_base or Fraction(1, 1000)
+    packet.time_base = fraction(stream.time_base) or Fraction(1, 1000)
     packet.pts = packet.dts = 0
     packet.duration = 1
     return packet
@@ -274,4 +279,8 @@ def _content_tags(metadata: dict[str, str]) -> dict[str, str]:
 
 def _seconds(packet: Packet[Stream]) -> Fraction:
     stamp = packet.pts if packet.pts is not None else packet.dts
-    return (stamp or 0) * packet.time_base
+    return (stamp or 0) * _base(packet)
+
+
+def _base(packet: Packet[Stream]) -> Fraction:
+    return fraction(packet.time_base) or Fraction(1, 1000)

@@ -189,8 +189,7 @@ def test_rotation_mirroring_and_pixel_shape_are_kept(
             stream = opened.streams.video[0]
             frame = next(opened.decode(stream))
             assert stream.sample_aspect_ratio == Fraction(4, 3)
-            data = [bytes(d) for d in frame.side_data if "DISPLAYMATRIX" in str(d.type)]  # type: ignore[attr-defined]
-            assert struct.unpack("<9i", data[0]) == matrix
+            assert struct.unpack("<9i", bytes(frame.side_data["DISPLAYMATRIX"])) == matrix
 
 
 @pytest.mark.parametrize("form", ["nv12", "rgb24"])
