@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from engine.contract import SCALE
 from engine.errors import EngineFault
-from engine.frames import Bytes, Frame, Nv12, frame_size
+from engine.frames import Bytes, Frame, Nv12, frame_format, frame_size, output_size
 
 MAX_DEVIATION = 0.25
 """Mean difference over mean detail in the worst block. Measured (docs/experiments.md, Guard):
-natural pictures reach 0.09, hostile ones 0.14; the mildest fault looked for gives 0.33."""
+natural pictures reach 0.09, hostile ones 0.15; the mildest fault looked for gives 0.44."""
 
 FLAT_DETAIL = 16.0
 """Grey levels added to the detail, so that a flat block may be 4 levels off."""
@@ -52,6 +52,13 @@ def check_result(frame: Frame, result: Frame, turn: int = 0) -> None:
     padding of an honest network shows.
     """
     height, width = frame_size(frame)
+    wanted = (frame_format(frame), *output_size(height, width))
+    made = (frame_format(result), *frame_size(result))
+    if made != wanted:
+        raise EngineFault(
+            f"the result of a {width}x{height} frame has the wrong shape ({made[2]}x{made[1]} "
+            f"{made[0]}, not {wanted[2]}x{wanted[1]} {wanted[0]}): the lane was dropped"
+        )
     if min(height, width) < BLOCKS:
         return
     found = deviation(frame, result, turn)

@@ -7,12 +7,12 @@ import signal
 import socket
 import sys
 
-from engine.errors import EngineError
+from engine.errors import EngineError, EngineFault
 from server.workers.channel import Channel
 from server.workers.child import serve
 from server.workers.tasks import EngineTasks
 
-OK, NO_ENGINE = 0, 3
+OK, FAULT, NO_ENGINE = 0, 1, 3
 
 
 def main() -> int:
@@ -27,6 +27,9 @@ def main() -> int:
 
     try:
         tasks = EngineTasks(config, on_build)
+    except EngineFault as error:  # as if it had died: the next one may be well
+        print(f"worker: {error}", file=sys.stderr)
+        return FAULT
     except EngineError as error:
         channel.send({"event": "fatal", "message": str(error)})
         return NO_ENGINE

@@ -25,6 +25,10 @@ class TaskFailed(Exception):
         self.detail = detail
 
 
+class WorkerUnfit(TaskFailed):
+    """The engine of this worker gave a wrong result or none: another worker must go on."""
+
+
 class TaskCancelled(Exception):
     """The caller wants no more of this task."""
 
@@ -44,18 +48,21 @@ class TaskContext:
 
 
 TaskFunction = Callable[[Message, TaskContext], Message]
-"""Runs one task and returns its result. Raises TaskFailed or TaskCancelled."""
+"""Runs one task and returns its result. Raises TaskFailed, WorkerUnfit or TaskCancelled."""
 
 
 def serve(channel: Channel, tasks: Mapping[str, TaskFunction], hello: Message) -> None:
-    """Announces ``hello``, then works until the other side hangs up."""
+    """Announces ``hello``, then works until the other side hangs up or a task proves it unfit."""
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     cancelled = threading.Event()
     reader = threading.Thread(target=_read, args=(channel, inbox, cancelled), daemon=True)
     channel.send({"event": "ready", **hello})
     reader.start()
     while (task := inbox.get()) is not None:
-        channel.send(_outcome(task, tasks, TaskContext(_reporter(channel), cancelled)))
+        outcome = _outcome(task, tasks, TaskContext(_reporter(channel), cancelled))
+        channel.send(outcome)
+        if outcome["event"] == "unfit":
+            return
         cancelled.clear()
 
 
@@ -70,6 +77,8 @@ def _outcome(
         return {"event": "done", "result": tasks[task["kind"]](task, context)}
     except TaskCancelled:
         return {"event": "cancelled"}
+    except WorkerUnfit as failure:
+        return {"event": "unfit", "error": failure.detail}
     except TaskFailed as failure:
         return {"event": "failed", "error": failure.detail}
     except Exception as error:  # the outermost edge of a task: a bug must not end the worker

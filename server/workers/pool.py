@@ -56,6 +56,10 @@ class Slot:
     retired: bool = False
 
 
+class _WorkerUnfit(WorkerDied):
+    """The worker says that its engine must not be trusted any more; it ends itself."""
+
+
 class WorkerPool:
     """Runs tickets on workers. Everything here happens on one event loop."""
 
@@ -284,10 +288,15 @@ class WorkerPool:
         watch = asyncio.create_task(_watch(worker, ticket))
         try:
             message = await worker.run(ticket.task, lambda event: _hear(ticket, event))
+            if message["event"] == "unfit":
+                self._settle_dead(ticket, ApiError.from_dict(message["error"]), retry=True)
+                raise _WorkerUnfit
             _settle(ticket, message)
+        except _WorkerUnfit:
+            raise
         except WorkerDied:
             reason = watch.result() if watch.done() and not watch.cancelled() else None
-            self._settle_dead(ticket, reason)
+            self._settle_dead(ticket, reason or _died(), retry=reason is None)
             raise
         except asyncio.CancelledError:
             _fail(ticket, TicketCancelled())
@@ -297,15 +306,18 @@ class WorkerPool:
             self._long_running -= long
             self._notify()
 
-    def _settle_dead(self, ticket: Ticket, reason: ApiError | None) -> None:
+    def _settle_dead(self, ticket: Ticket, error: ApiError, *, retry: bool) -> None:
         if ticket.cancel_requested.is_set():
             _fail(ticket, TicketCancelled())
-        elif reason is None and ticket.retries > 0:
+        elif retry and ticket.retries > 0:
             ticket.retries -= 1
             self._queues[ticket.kind].appendleft(ticket)
         else:
-            died = ApiError("engine_failed", "the worker process died while it worked on this")
-            _fail(ticket, reason or died)
+            _fail(ticket, error)
+
+
+def _died() -> ApiError:
+    return ApiError("engine_failed", "the worker process died while it worked on this")
 
 
 async def _watch(worker: WorkerProcess, ticket: Ticket) -> ApiError | None:

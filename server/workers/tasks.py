@@ -15,8 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from engine.errors import EngineError, ModelError
-from engine.frames import Frame
+import numpy as np
+
+from engine.errors import EngineError, EngineFault, ModelError
+from engine.frames import Bytes, Frame
 from engine.models import load_model
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
@@ -33,7 +35,13 @@ from server.session import upscale_video
 from server.video_options import VideoOptions
 from server.workers.calibration import calibrate
 from server.workers.channel import Message
-from server.workers.child import TaskCancelled, TaskContext, TaskFailed, TaskFunction
+from server.workers.child import (
+    TaskCancelled,
+    TaskContext,
+    TaskFailed,
+    TaskFunction,
+    WorkerUnfit,
+)
 from server.workers.preview import PreviewingUpscaler
 from server.workers.reporting import ProgressReporter
 
@@ -53,6 +61,7 @@ class EngineTasks:
 
     Raises:
         EngineError: the engine that the server was started with cannot run here.
+        EngineFault: it runs, but its first frame is wrong.
     """
 
     def __init__(self, config: Message, on_build: Callable[[str, float], None]) -> None:
@@ -208,6 +217,7 @@ class EngineTasks:
             )
         )
         self._upscalers[model] = upscaler
+        upscaler.upscale(_canary())  # the guard looks at it before any user's frame
         return upscaler
 
     def _on_build_step(self, fraction: float, phase: str) -> bool:
@@ -255,6 +265,13 @@ _FIRST_PICTURE = bytes.fromhex(
     "82"
 )
 """A PNG of one black pixel."""
+
+
+def _canary() -> Bytes:
+    """64x64 of gradients and noise: nothing that zeros or a stale result could pass for."""
+    ramp = np.add.outer(np.arange(64), 2 * np.arange(64))[..., np.newaxis]
+    noise = np.random.default_rng(0).integers(0, 32, (64, 64, 3))
+    return (ramp + noise).astype(np.uint8)
 
 
 class _TimedUpscaler:
@@ -327,5 +344,8 @@ def _errors_as_details() -> Iterator[None]:
         raise TaskFailed({"code": "bad_parameter", "message": str(error)}) from error
     except DiskFull as error:
         raise TaskFailed({"code": "disk_full", "message": str(error)}) from error
+    except EngineFault as error:
+        # A device that failed once may go on to fail, or worse, to lie: it gets a new process.
+        raise WorkerUnfit({"code": "engine_failed", "message": str(error)}) from error
     except (EncodeError, EngineError) as error:
         raise TaskFailed({"code": "engine_failed", "message": str(error)}) from error
