@@ -88,6 +88,7 @@ def flags(config: FitConfig) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)  # a process that imports torch, on a machine that may be busy
 def test_the_command_goes_on_after_kill_minus_9(
     small: Small, pictures: PictureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
