@@ -14,7 +14,7 @@ def test_export_writes_files_that_info_describes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "fast", "--out", str(tmp_path), "--format", "rgb24"]) == 0
-    assert "fast.rgb24.fp32.onnx" in capsys.readouterr().out
+    assert "differences from PyTorch FP32" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "fast.rgb24.fp32.onnx"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["format"] == "rgb24"

@@ -126,7 +126,7 @@ def test_graphs_obey_the_contract_and_say_what_they_are(
     expected = {"schema": "1", "model": "fast", "format": graph_format, "precision": precision}
     assert expected.items() <= info.metadata.items()
     assert info.metadata["weights_sha256"] == model.sha256
-    assert info.metadata["trained"] == "false"
+    assert info.metadata["trained"] == str(model.trained).lower()
 
 
 def test_the_network_computes_in_fp16_between_the_casts() -> None:
