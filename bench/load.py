@@ -198,13 +198,13 @@ async def with_slow_headers(url: str, sockets: int, count: int) -> list[float]:
             writer.close()
 
 
-def slope_mb_per_minute(memory: list[tuple[float, float]]) -> float:
-    """Of the second half, when every pool has its size."""
+def slope_mb_per_minute(memory: list[tuple[float, float]]) -> float | None:
+    """Of the second half, when every pool has its size; None with too few samples to tell."""
     half = memory[len(memory) // 2 :]
     if len(half) < 3:
-        return 0.0
+        return None
     seconds, sizes = np.array(half).T
-    return float(np.polyfit(seconds, sizes, 1)[0] * 60 / 1e6)
+    return round(float(np.polyfit(seconds, sizes, 1)[0] * 60 / 1e6), 2)
 
 
 def p99(values: list[float]) -> float | None:
@@ -241,7 +241,7 @@ async def run(options: argparse.Namespace) -> dict[str, object]:
         "other_statuses": sum(measured.statuses.values()) - known,
         "livez_p99_ms": p99(measured.livez_ms),
         "loop_lag_max_ms": round(lag * 1e3, 1),
-        "memory_mb_per_minute": round(slope_mb_per_minute(measured.memory), 2),
+        "memory_mb_per_minute": slope_mb_per_minute(measured.memory),
         "descriptors_left": max(0, after - before),
         "spool_files_left": left,
         "quiet_p99_ms": p99(quiet),
