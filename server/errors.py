@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 STATUS_OF_CODE: dict[str, int] = {
     "bad_parameter": 400,
     "bad_request": 400,
+    "digest_mismatch": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -33,6 +34,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "over_limit": 422,
     "idempotency_mismatch": 422,
     "rate_limited": 429,
+    "headers_too_large": 431,
     "too_many_jobs": 429,
     "internal": 500,
     "engine_failed": 500,

@@ -35,6 +35,9 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 LINGER_SECONDS = 5.0
+MOST_HEADER_BYTES, MOST_HEADERS = 16 * 1024, 100
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+"""Counted by name; a client may invent others without end."""
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Probes: counted, but not logged when all is well."""
 
@@ -73,6 +76,16 @@ class RequestMiddleware:
             self._record(scope, exchange)
 
     def _refusal(self, headers: Headers) -> ApiError | None:
+        # h11's own limit does not see headers that arrive in one piece.
+        size = sum(len(name) + len(value) for name, value in headers.raw)
+        if size > MOST_HEADER_BYTES or len(headers.raw) > MOST_HEADERS:
+            return ApiError(
+                "headers_too_large",
+                f"the headers are larger than {MOST_HEADER_BYTES} bytes or more than "
+                f"{MOST_HEADERS}",
+                limit=MOST_HEADER_BYTES,
+                actual=size,
+            )
         host = headers.get("host", "")
         if not host_is_allowed(host, self._settings):
             return ApiError(
@@ -93,6 +106,7 @@ class RequestMiddleware:
         route = getattr(scope.get("route"), "path", "unknown")
         seconds = time.perf_counter() - exchange.began
         method = scope.get("method", "WS")
+        method = method if method in _METHODS else "other"
         self._metrics.requests.labels(route, method, exchange.status or 499).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         code = scope.get("error_code")

@@ -19,6 +19,7 @@ from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
+from server.content_digest import ContentDigest
 from server.errors import ApiError
 from server.limits import check_disk
 from server.media.errors import UnsupportedMedia
@@ -45,8 +46,9 @@ async def receive_upload(
     """Writes the body (or its multipart part ``file``) to ``path``.
 
     Raises:
-        ApiError: 400 empty or broken multipart, 408 too slow, 413 over the cap (before it is read
-            where a length was sent), 415 not media, 507 no room. Nothing is left at ``path``.
+        ApiError: 400 empty, broken multipart or not of its ``Content-Digest``, 408 too slow, 413
+            over the cap (before it is read where a length was sent), 415 not media, 507 no room.
+            Nothing is left at ``path``.
         ClientDisconnect: the caller went away.
     """
     declared = _declared_length(request)
@@ -125,9 +127,11 @@ def _sniff(head: bytes) -> Sniffed:
 async def _file_bytes(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     """The bytes of the media: the body itself, or the part ``file`` of a multipart one."""
     content_type = request.headers.get("content-type", "")
+    digest = ContentDigest(request.headers.get("content-digest"))
+    body = digest.checked(_timed_body(request, limits))
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
-        async for chunk in _timed_body(request, limits):
+        async for chunk in body:
             yield chunk
         return
     boundary = options.get(b"boundary", b"")
@@ -135,7 +139,7 @@ async def _file_bytes(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         raise ApiError("bad_request", "the multipart boundary is missing or longer than 256 bytes")
     part = FilePart(boundary)
     try:
-        async for chunk in _timed_body(request, limits):
+        async for chunk in body:
             data = part.feed(chunk)
             if data:
                 yield data
