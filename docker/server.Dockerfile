@@ -1,10 +1,12 @@
 # The service. RUNTIME=cpu|rtx|tensorrt picks what runs frames; torch is in none of them.
 #   docker build -f docker/server.Dockerfile -t sr-server .                        (CPU)
 #   docker build -f docker/server.Dockerfile --build-arg RUNTIME=rtx -t sr-server .
+# A model of your own: put its weights into build/deploy/ and add
+#   --build-arg MODEL=/models/NAME.safetensors
 ARG PYTHON=3.12
 ARG RUNTIME=cpu
 
-# --- headers and a stand-in for the driver library, to compile PyCUDA where there is no GPU ------
+# --- PyCUDA, compiled where there is no GPU, no driver and no CUDA toolkit -----------------------
 FROM python:${PYTHON}-bookworm AS cuda
 ARG RUNTIME
 WORKDIR /build
@@ -12,41 +14,57 @@ COPY docker/build-pycuda.sh ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ "$RUNTIME" = cpu ]; then mkdir wheels; else \
       apt-get update && apt-get install -y --no-install-recommends g++ \
-      && sh build-pycuda.sh /build/wheels; fi
+      && sh build-pycuda.sh /build/wheels && rm -rf /var/lib/apt/lists/*; fi
 
 # --- everything that pip installs, in one virtual environment ------------------------------------
 FROM python:${PYTHON}-slim-bookworm AS packages
 ARG RUNTIME
 RUN python -m venv /opt/sr
 WORKDIR /source
-COPY constraints.txt pyproject.toml README.md LICENSE NOTICE ./
-COPY engine engine
-COPY server server
-COPY trainer trainer
+COPY constraints.txt pyproject.toml docker/requirements.txt ./
 COPY --from=cuda /build/wheels /wheels
+# Dependencies come before the source, so that a changed line of code does not fetch them again.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    case "$RUNTIME" in \
-      cpu) extra= ;; \
-      rtx | tensorrt) extra="[$RUNTIME]"; /opt/sr/bin/pip install --no-deps /wheels/*.whl ;; \
+    /opt/sr/bin/pip install --no-deps --require-hashes --requirement requirements.txt \
+    && case "$RUNTIME" in \
+      cpu) ;; \
+      rtx) set -- tensorrt-rtx-cu13 ;; \
+      tensorrt) set -- tensorrt ;; \
       *) echo "RUNTIME is cpu, rtx or tensorrt, not $RUNTIME" >&2; exit 2 ;; \
     esac \
-    && /opt/sr/bin/pip install --constraint constraints.txt ".$extra" \
-    # Nothing is installed at run time, and tests of libraries are dead weight in an image.
-    && /opt/sr/bin/pip uninstall -y pip \
-    && find /opt/sr -type d \( -name tests -o -name test -o -name __pycache__ \) -prune -exec rm -r {} +
+    && if [ $# -gt 0 ]; then \
+      /opt/sr/bin/pip install --constraint constraints.txt "$@" \
+      && /opt/sr/bin/pip install --no-index --find-links /wheels pycuda; fi
+COPY README.md LICENSE NOTICE ./
+COPY engine engine
+COPY server server
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/sr/bin/pip install --no-deps . \
+    # Training is another image. Nothing is installed at run time, and the tests, headers and
+    # type stubs of libraries are dead weight here.
+    && rm /opt/sr/bin/sr-train && /opt/sr/bin/pip uninstall -y pip \
+    && find /opt/sr -type d \( -name tests -o -name test -o -name __pycache__ -o -name include \) \
+      -prune -exec rm -r {} + \
+    && find /opt/sr -name '*.pyi' -delete
+# The weights of `make deploy`, if there are any.
+RUN --mount=type=bind,target=/context \
+    mkdir /models && if [ -d /context/build/deploy ]; then cp /context/build/deploy/* /models/; fi
 
 # --- what runs ------------------------------------------------------------------------------------
 FROM python:${PYTHON}-slim-bookworm
+ARG MODEL=auto
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
-    && install -d -o 10001 -g 10001 /cache /data
+    && install -d -m 700 -o 10001 -g 10001 /cache /data
 COPY --from=packages /opt/sr /opt/sr
+COPY --from=packages /models /models
 # PYTHONDONTWRITEBYTECODE: the root file system may be read-only.
 ENV PATH=/opt/sr/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SR_CACHE_DIR=/cache \
     SR_DATA_DIR=/data \
+    SR_MODEL=${MODEL} \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 USER 10001:10001

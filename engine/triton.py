@@ -35,7 +35,7 @@ VARYING = -1
 MAX_BATCH = 8
 """Frames that Triton may put into one run of a ``tensor`` graph; the others take one at a time."""
 
-_TYPES = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
+_TYPES = {int(TensorProto.UINT8): "TYPE_UINT8", int(TensorProto.FLOAT): "TYPE_FP32"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -33,6 +34,8 @@ from server.workers.ticket import KINDS, Ticket, TicketCancelled
 REAL_TIME_FPS = 60
 _CALIBRATION_SECONDS = 120.0
 """It stops by itself after ten; this ends one that hangs."""
+
+_DATABASE = "jobs.sqlite3"
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "server.workers")
 
@@ -88,12 +91,21 @@ class Service:
         self._lock = _claim_data_dir(settings.data_dir)
         self.spool = settings.data_dir / "spool"
         self.jobs_root = settings.data_dir / "jobs"
-        shutil.rmtree(self.spool, ignore_errors=True)
-        for folder in (self.spool, self.jobs_root):
-            folder.mkdir(mode=0o700, exist_ok=True)
         self.keys: KeyRing
-        self.keys, self.made_key = open_key_ring(settings)
-        self.signer = LinkSigner.open(settings.data_dir)
+        self.made_key: str | None
+        try:
+            shutil.rmtree(self.spool, ignore_errors=True)
+            for folder in (self.spool, self.jobs_root):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            JobStore(settings.data_dir / _DATABASE).close()
+            self.keys, self.made_key = open_key_ring(settings)
+            self.signer = LinkSigner.open(settings.data_dir)
+        except (OSError, sqlite3.Error) as error:
+            os.close(self._lock)
+            raise SettingsError(_data_problem(settings.data_dir, error)) from None
+        except SettingsError:
+            os.close(self._lock)
+            raise
         self.rate = RateLimiter(self.limits.requests_per_second, self.limits.request_burst)
         self.job_rate = RateLimiter(self.limits.jobs_per_hour / 3600, self.limits.jobs_per_hour)
         self.measurement = Measurement()
@@ -120,7 +132,7 @@ class Service:
             queue_limits=queues,  # type: ignore[arg-type]  # dict keys are not inferred as literals
         )
         self.pool = WorkerPool(options, self._on_pool_change, self.metrics.worker_restarts.inc)
-        self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / "jobs.sqlite3")
+        self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / _DATABASE)
         self.jobs = JobRunner(self.store, self.jobs_root, self.pool, self.limits, self.metrics)
         self.pool.start()
         self._tasks.append(asyncio.create_task(self.metrics.watch_loop_lag()))
@@ -247,6 +259,15 @@ class Service:
         states = [slot.state for slot in self.pool.slots]
         for state in ("starting", "building", "idle", "busy", "restarting", "unusable"):
             self.metrics.workers.labels(state).set(states.count(state))
+
+
+def _data_problem(path: Path, error: OSError | sqlite3.Error) -> str:
+    """What is wrong inside the data directory, e.g. files of another user or a damaged database."""
+    if isinstance(error, OSError):
+        what = f"{Path(error.filename or path).name}: {error.strerror or error}"
+    else:
+        what = f"{_DATABASE}: {error}"
+    return f"the data directory {path} cannot be used ({what}); repair it or set SR_DATA_DIR."
 
 
 def _claim_data_dir(path: Path) -> int:

@@ -43,6 +43,8 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int, *word
         ({"SR_PORT": "ninety"}, ("SR_PORT", "ninety")),
         ({"SR_CALIBRATE": "huge"}, ("SR_CALIBRATE", "huge")),
         ({"SR_MAX_FPS": "-1"}, ("SR_MAX_FPS", "-1")),
+        ({"SR_BACKEND": "cuda"}, ("SR_BACKEND", "cuda", "onnxruntime")),
+        ({"SR_WORKERS": "many"}, ("SR_WORKERS", "many")),
         ({"SR_ALLOWED_HOSTS": "not json"}, ("allowed_hosts",)),
         ({"SR_HOST": "no.such.host.invalid"}, ("SR_HOST",)),
         ({"SR_DATA_DIR": "/proc/nothing"}, ("SR_DATA_DIR",)),
@@ -54,6 +56,19 @@ def test_a_bad_setting_is_one_sentence(
 ) -> None:
     arguments = () if "SR_PORT" in settings else ("--port", "0")
     assert_one_sentence(start(tmp_path, *arguments, **settings), 2, *words)
+
+
+@pytest.mark.parametrize("name", ["spool", "jobs", "jobs.sqlite3", "link_secret"])
+def test_a_data_directory_with_something_else_inside_is_one_sentence(
+    tmp_path: Path, name: str
+) -> None:
+    if name in ("spool", "jobs"):
+        (tmp_path / name).touch()
+    elif name == "jobs.sqlite3":
+        (tmp_path / name).write_bytes(b"not a database, and long enough to be looked at" * 100)
+    else:
+        (tmp_path / name).mkdir()
+    assert_one_sentence(start(tmp_path, "--port", "0"), 2, name, "SR_DATA_DIR")
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""Runs an image that docker/check.sh built: what is in it, what it answers, how it ends.
+
+    check_image.py TAG MOST_MB [WEIGHTS.safetensors]
+
+Standard library only; podman's state is where the build script keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+PICTURE = Path("tests/data/pictures/skyline.png")
+CLIP = Path("tests/data/demo/city_256x256.mp4")
+READY_SECONDS = 300.0
+LIMITS = (
+    *("--read-only", "--tmpfs", "/tmp:rw,noexec,nosuid,size=1g"),
+    *("--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "512"),
+)
+"""As docs/operations.md says to run it: only the volumes and /tmp can be written to."""
+
+INSIDE = """
+import importlib.util, os, shutil, sys
+unwanted = [n for n in ("torch", "trainer", "pip", "pytest") if importlib.util.find_spec(n)]
+unwanted += [n for n in ("cc", "gcc", "g++", "nvcc") if shutil.which(n)]
+assert not unwanted, f"not wanted in the image: {unwanted}"
+assert (os.getuid(), os.getgid()) == (10001, 10001), "it does not run as 10001:10001"
+for folder in ("/", "/opt/sr", "/models", "/etc"):
+    try:
+        open(f"{folder}/probe", "w")
+    except OSError:
+        continue
+    raise SystemExit(f"{folder} can be written to")
+"""
+
+
+class Failed(Exception):
+    """What the image does not do; the message is one sentence."""
+
+
+def say(text: str) -> None:
+    """One line on stdout."""
+    print(f"docker-check: {text}", flush=True)
+
+
+def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs podman on the build script's storage; stdout and stderr come back together."""
+    state = Path(os.environ["DOCKER_BUILD_CHECK_DIR"])
+    driver = "overlay"
+    if (state / "vfs" / "storage").is_dir():  # where it goes when overlay is not possible
+        driver, state = "vfs", state / "vfs"
+    command = ["podman", "--root", str(state / "storage"), "--runroot", str(state / "run")]
+    command += ["--tmpdir", str(state / "run" / "libpod"), "--storage-driver", driver]
+    command += ["--log-level", "error", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
+    done = subprocess.run(
+        [*command, "--events-backend", "file", *arguments],
+        env={**os.environ, "DISABLE_HC_SYSTEMD": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if check and done.returncode:
+        raise Failed(f"podman {arguments[0]} failed: {done.stdout.strip()}")
+    return done
+
+
+def check_contents(tag: str, most_mb: int) -> None:
+    """Size, user, and that neither compilers nor torch nor pip are inside."""
+    size_mb = int(podman("image", "inspect", tag, "--format", "{{.Size}}").stdout) / 1e6
+    say(f"{tag} has {size_mb:.0f} MB, at most {most_mb} are wanted")
+    if size_mb > most_mb:
+        raise Failed(f"{tag} is {size_mb - most_mb:.0f} MB too large")
+    podman("run", "--rm", *LIMITS, "--entrypoint", "python", tag, "-c", INSIDE)
+
+
+def check_refusals(tag: str) -> None:
+    """What cannot work ends at once with exit code 2 and one sentence."""
+    cases = {
+        "a bad value": ["-e", "SR_WORKERS=many", tag],
+        "an unknown model": ["-e", "SR_MODEL=nothing", tag],
+        "a volume that cannot be written": ["--tmpfs", "/data:ro,size=1m", tag],
+        "no engine": ["-e", "SR_BACKEND=tensorrt", tag],
+    }
+    for what, arguments in cases.items():
+        done = podman("run", "--rm", *LIMITS, "-e", "SR_CALIBRATE=off", *arguments, check=False)
+        said = [line for line in done.stdout.splitlines() if line.startswith("sr-server: ")]
+        if done.returncode not in (2, 3) or len(said) != 1 or "Traceback" in done.stdout:
+            raise Failed(f"{what} ended with {done.returncode}: {done.stdout.strip()}")
+        say(f"{what} ends with {done.returncode}: {said[0]}")
+
+
+@contextmanager
+def running(tag: str, weights: Path | None) -> Iterator[tuple[str, str]]:
+    """A container and its URL. Ends it, and wants exit code 0."""
+    model: list[str] = []
+    if weights is not None:
+        inside = f"/models/{weights.name}"
+        model = ["-v", f"{weights.resolve()}:{inside}:ro", "-e", f"SR_MODEL={inside}"]
+    settings = ["-e", "SR_CALIBRATE=off", "-e", "SR_DISK_KEEP_BYTES=0"]
+    published = ["-p", "127.0.0.1::8000", "--log-driver", "k8s-file"]
+    started = podman("run", "-d", *LIMITS, *published, *settings, *model, tag)
+    container = started.stdout.strip().splitlines()[-1]
+    try:
+        yield container, "http://" + podman("port", container, "8000").stdout.strip()
+        podman("stop", "-t", "60", container)
+        code = podman("inspect", container, "--format", "{{.State.ExitCode}}").stdout.strip()
+        if code != "0":
+            raise Failed(f"exit code {code} after SIGTERM")
+        say("ends with 0 on SIGTERM")
+    except BaseException:
+        print(podman("logs", container, check=False).stdout, file=sys.stderr)
+        raise
+    finally:
+        podman("rm", "-f", "-v", "-t", "5", container, check=False)
+
+
+def wait_until_ready(container: str, url: str) -> None:
+    """Polls /readyz until it answers 200."""
+    began = time.monotonic()
+    while time.monotonic() - began < READY_SECONDS:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+                ready = json.load(answer)
+        except OSError:  # not listening yet, or 503
+            state = podman("inspect", container, "--format", "{{.State.Running}}").stdout
+            if state.strip() != "true":
+                raise Failed("the container ended by itself") from None
+            time.sleep(0.5)
+            continue
+        say(
+            f"ready after {time.monotonic() - began:.1f} s: "
+            f"{ready['backend']}, {ready['model']}, {ready['device']}"
+        )
+        return
+    raise Failed(f"not ready within {READY_SECONDS:.0f} s")
+
+
+def post(url: str, body: Path, key: str) -> tuple[bytes, dict[str, str]]:
+    """What ``POST url`` answers: body and headers."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, body.read_bytes(), headers)
+    began = time.monotonic()
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        content = answer.read()
+        found = {name.lower(): text for name, text in answer.headers.items()}
+    say(
+        f"{body.name} took {time.monotonic() - began:.1f} s on {found['x-sr-backend']} "
+        f"with {found['x-sr-model']}"
+    )
+    return content, found
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """(width, height) of a PNG."""
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+def check_answers(url: str, key: str) -> None:
+    """Closed without the key; a picture and a clip come back four times as large, and whole."""
+    try:
+        urllib.request.urlopen(f"{url}/jobs", timeout=30)
+    except urllib.error.HTTPError as refusal:
+        if refusal.code != 401:
+            raise Failed(f"/jobs without a key answers {refusal.code}, not 401") from None
+    else:
+        raise Failed("/jobs is open without a key")
+    width, height = png_size(PICTURE.read_bytes())
+    large, _ = post(f"{url}/upscale", PICTURE, key)
+    if png_size(large) != (4 * width, 4 * height):
+        raise Failed(f"the picture is {png_size(large)}, not 4 x {(width, height)}")
+    video, headers = post(f"{url}/upscale", CLIP, key)
+    if video[4:8] != b"ftyp" or b"moof" not in video:
+        raise Failed("the video is not a fragmented MP4")
+    request = urllib.request.Request(f"{url}/jobs/{headers['x-sr-job']}")
+    request.add_header("X-API-Key", key)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        job = json.load(answer)
+    if (job["state"], job["frames"]) != ("done", 41):
+        raise Failed(f"the video's manifest says {job['state']} after {job['frames']} frames")
+
+
+def check(tag: str, most_mb: int, weights: Path | None) -> None:
+    """All of it, in order of cost."""
+    check_contents(tag, most_mb)
+    check_refusals(tag)
+    with running(tag, weights) as (container, url):
+        wait_until_ready(container, url)
+        key = re.search(r"^open http://.*#key=(\S+)", podman("logs", container).stdout, re.M)
+        if key is None:
+            raise Failed("the log does not start with the link and its key")
+        check_answers(url, key[1])
+        podman("healthcheck", "run", container)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 1 when the image does not do what it should."""
+    tag, most_mb, *rest = arguments
+    try:
+        check(tag, int(most_mb), Path(rest[0]) if rest else None)
+    except Failed as failure:
+        print(f"docker-check: FAILED: {failure}", file=sys.stderr)
+        return 1
+    say(f"{tag} passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
