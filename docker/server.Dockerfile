@@ -43,7 +43,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     # Training is another image. Nothing is installed at run time, and the tests, headers and
     # type stubs of libraries are dead weight here.
     && rm /opt/sr/bin/sr-train && /opt/sr/bin/pip uninstall -y pip \
-    && find /opt/sr -type d \( -name tests -o -name test -o -name __pycache__ -o -name include \) \
+    && find /opt/sr -type d \( -name tests -o -name test -o -name include \) \
       -prune -exec rm -r {} + \
     && find /opt/sr -name '*.pyi' -delete
 # The weights of `make deploy`, if there are any.
@@ -58,9 +58,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && install -d -m 700 -o 10001 -g 10001 /cache /data
 COPY --from=packages /opt/sr /opt/sr
 COPY --from=packages /models /models
-# PYTHONDONTWRITEBYTECODE: the root file system may be read-only.
-ENV PATH=/opt/sr/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/sr/bin:$PATH
+# Compiles what the processes import of Python's own library, which comes uncompiled: a decode child
+# starts for every video, and the root file system may be read-only by then.
+RUN python -c "import server.__main__, server.app, server.workers.__main__, \
+server.media.decode_child, server.media.encode_child, server.picture_child"
+ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SR_CACHE_DIR=/cache \
     SR_DATA_DIR=/data \
