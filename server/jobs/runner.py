@@ -216,6 +216,8 @@ class JobRunner:
                 await self._on_cancelled(job)
                 return
             self._metrics.tasks.labels("job", error.code).inc()
+            # First, because a full disk could not even take the row that says so.
+            await asyncio.to_thread(shutil.rmtree, folder.segments, ignore_errors=True)
             await self.finish(job.id, state="failed", error=error.to_dict())
         else:
             self._metrics.tasks.labels("job", "done").inc()

@@ -6,6 +6,7 @@ caller can meet leaves as the fields of an ``ApiError``.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ from server.workers.reporting import ProgressReporter
 MODELS_ON_REQUEST = ("fast", "balanced", "quality")
 """What the query ``model`` may name; a path never comes over HTTP."""
 
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}
 _TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime"}
 
@@ -349,3 +351,8 @@ def _errors_as_details() -> Iterator[None]:
         raise WorkerUnfit({"code": "engine_failed", "message": str(error)}) from error
     except (EncodeError, EngineError) as error:
         raise TaskFailed({"code": "engine_failed", "message": str(error)}) from error
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        message = "the disk is full; try again when jobs have been deleted"
+        raise TaskFailed({"code": "disk_full", "message": message}) from error

@@ -72,6 +72,7 @@ def test_the_witnesses_see_what_an_unguarded_parser_does(
     canary.paths.clear()
 
 
+@pytest.mark.timeout(300)
 def test_no_hostile_container_reaches_a_file_or_an_address(
     tmp_path: Path, canary: Canary, watch: FileWatch
 ) -> None:

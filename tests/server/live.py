@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,21 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def live_server(data_dir: Path, *arguments: str, **settings: str) -> Iterator[LiveServer]:
-    """Starts a server on a free port and waits until it answers; kills it at the end."""
+def live_server(
+    data_dir: Path,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    module: str = "server",
+    **settings: str,
+) -> Iterator[LiveServer]:
+    """Starts a server on a free port and waits until it answers; kills it at the end.
+
+    ``prefix`` is a command that runs it, ``module`` another one that starts it.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "stderr.log").open("a") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--port", "0", *arguments],
+            [*prefix, sys.executable, "-m", module, "--port", "0", *arguments],
             env=environment(data_dir, **settings),
             stdout=subprocess.PIPE,
             stderr=stderr,
