@@ -21,11 +21,12 @@ FROM python:${PYTHON}-slim-bookworm AS packages
 ARG RUNTIME
 RUN python -m venv /opt/sr
 WORKDIR /source
-COPY constraints.txt pyproject.toml docker/requirements.txt ./
+COPY constraints.txt docker/requirements.txt ./
 COPY --from=cuda /build/wheels /wheels
 # Dependencies come before the source, so that a changed line of code does not fetch them again.
+# --no-compile: the last stage compiles the modules that are used, and only those.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/sr/bin/pip install --no-deps --require-hashes --requirement requirements.txt \
+    /opt/sr/bin/pip install --no-compile --no-deps --require-hashes --requirement requirements.txt \
     && case "$RUNTIME" in \
       cpu) ;; \
       rtx) set -- tensorrt-rtx-cu13 ;; \
@@ -33,13 +34,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
       *) echo "RUNTIME is cpu, rtx or tensorrt, not $RUNTIME" >&2; exit 2 ;; \
     esac \
     && if [ $# -gt 0 ]; then \
-      /opt/sr/bin/pip install --constraint constraints.txt "$@" \
-      && /opt/sr/bin/pip install --no-index --find-links /wheels pycuda; fi
-COPY README.md LICENSE NOTICE ./
+      /opt/sr/bin/pip install --no-compile --constraint constraints.txt "$@" \
+      && /opt/sr/bin/pip install --no-compile --no-index --find-links /wheels pycuda; fi
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY engine engine
 COPY server server
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/sr/bin/pip install --no-deps . \
+    /opt/sr/bin/pip install --no-compile --no-deps . \
     # Training is another image. Nothing is installed at run time, and the tests, headers and
     # type stubs of libraries are dead weight here.
     && rm /opt/sr/bin/sr-train && /opt/sr/bin/pip uninstall -y pip \
@@ -59,7 +60,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends tini \
 COPY --from=packages /opt/sr /opt/sr
 COPY --from=packages /models /models
 ENV PATH=/opt/sr/bin:$PATH
-# Compiles what the processes import of Python's own library, which comes uncompiled: a decode child
+# Compiles what the processes import, Python's own library too, which comes without: a decode child
 # starts for every video, and the root file system may be read-only by then.
 RUN python -c "import server.__main__, server.app, server.workers.__main__, \
 server.media.decode_child, server.media.encode_child, server.picture_child"
