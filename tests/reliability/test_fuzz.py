@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from bench.fuzz_media import run
 from tests.reliability.decode_forks import DecodeForks, _read
-
-BENCH = Path(__file__).parents[2] / "bench" / "fuzz_media.py"
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_media", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.timeout(600)  # seconds of work, minutes on a machine that is busy with other things
-def test_flipped_and_cut_media_never_crash_hang_or_pass_for_whole(fuzz: ModuleType) -> None:
-    report = fuzz.run(flips=120, cuts=40, seed=7)
+def test_flipped_and_cut_media_never_crash_hang_or_pass_for_whole() -> None:
+    report = run(flips=120, cuts=40, seed=7)
     assert report["bad"] == []
     assert report["cuts_noticed"] >= 0.95 * report["cuts_where_a_length_is_carried"] > 25
     assert sum(report["ends"].values()) == 160
