@@ -21,6 +21,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 
+from server.media.adts import AdtsSounds
 from server.media.open import is_cover
 from server.media.rational import fraction
 
@@ -80,7 +81,15 @@ class SideStreams:
         self._declare_chapters(self.source.chapters())
         if self._targets:
             chosen = [self.source.streams[index] for index in self._targets]
-            self._packets = iter(self.source.demux(*chosen))
+            sounds = AdtsSounds(self._adts_targets(chosen), self._lose)
+            self._packets = sounds.bare(iter(self.source.demux(*chosen)))
+
+    def _adts_targets(self, chosen: list[Stream]) -> dict[int, Stream]:
+        return {
+            stream.index: self._targets[stream.index]
+            for stream in chosen
+            if codec_name(stream) == "aac" and not stream.codec_context.extradata
+        }
 
     def _declare_stream(self, stream: Stream) -> None:
         reason = self._why_not(stream)

@@ -172,6 +172,17 @@ def test_sound_out_of_a_transport_stream_only_loses_its_adts_headers(
     for name in ("a.mp4", "a.mkv"):
         upscale_video(source, tmp_path / name, upscaler)
         assert list(read_clip(tmp_path / name).payloads.values()) == bare
+    for container in ("mp4", "mkv"):
+        sink = io.BytesIO()
+        options = VideoOptions(container=container)  # type: ignore[arg-type]
+        manifest = upscale_video(source, sink, upscaler, options)
+        (tmp_path / "streamed").write_bytes(sink.getvalue())
+        assert not manifest.dropped
+        after = read_clip(tmp_path / "streamed")
+        assert list(after.payloads.values()) == bare
+        tick = Fraction(0) if container == "mp4" else Fraction(1, 2000)
+        moments = zip(after.seconds, before.seconds, strict=True)
+        assert all(abs(mine - theirs) <= tick for mine, theirs in moments)
 
 
 @pytest.mark.parametrize(
