@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -56,6 +57,17 @@ def say(text: str) -> None:
     print(f"docker-check: {text}", flush=True)
 
 
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``podman run`` with LIMITS; limits of the system are kept, as raising them takes a right."""
+    kept = []
+    names = (("nofile", resource.RLIMIT_NOFILE, 2**20), ("nproc", resource.RLIMIT_NPROC, 2**15))
+    for name, which, most in names:
+        hard = resource.getrlimit(which)[1]
+        value = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        kept += ["--ulimit", f"{name}={value}:{value}"]
+    return podman("run", *LIMITS, *kept, *arguments, check=check)
+
+
 def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs podman on the build script's storage; stdout and stderr come back together."""
     state = Path(os.environ["DOCKER_BUILD_CHECK_DIR"])
@@ -91,7 +103,7 @@ def check_contents(tag: str, most_mb: int) -> None:
     say(f"{tag} adds {ours_mb:.0f} MB to its base: {whole_mb:.0f} MB, at most {most_mb} are wanted")
     if whole_mb > most_mb:
         raise Failed(f"{tag} is {whole_mb - most_mb:.0f} MB too large")
-    podman("run", "--rm", *LIMITS, "--entrypoint", "python", tag, "-c", INSIDE)
+    run("--rm", "--entrypoint", "python", tag, "-c", INSIDE)
 
 
 def check_refusals(tag: str) -> None:
@@ -103,7 +115,7 @@ def check_refusals(tag: str) -> None:
         "no engine": ["-e", "SR_BACKEND=tensorrt", tag],
     }
     for what, arguments in cases.items():
-        done = podman("run", "--rm", *LIMITS, "-e", "SR_CALIBRATE=off", *arguments, check=False)
+        done = run("--rm", "-e", "SR_CALIBRATE=off", *arguments, check=False)
         said = [line for line in done.stdout.splitlines() if line.startswith("sr-server: ")]
         if done.returncode not in (2, 3) or len(said) != 1 or "Traceback" in done.stdout:
             raise Failed(f"{what} ended with {done.returncode}: {done.stdout.strip()}")
@@ -119,7 +131,7 @@ def running(tag: str, weights: Path | None) -> Iterator[tuple[str, str]]:
         model = ["-v", f"{weights.resolve()}:{inside}:ro", "-e", f"SR_MODEL={inside}"]
     settings = ["-e", "SR_CALIBRATE=off", "-e", "SR_DISK_KEEP_BYTES=0"]
     published = ["-p", "127.0.0.1::8000", "--log-driver", "k8s-file"]
-    started = podman("run", "-d", *LIMITS, *published, *settings, *model, tag)
+    started = run("-d", *published, *settings, *model, tag)
     container = started.stdout.strip().splitlines()[-1]
     try:
         yield container, "http://" + podman("port", container, "8000").stdout.strip()
