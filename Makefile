@@ -13,7 +13,8 @@ SMOKE := --iterations 300 --batch 8 --patch 24 --validation-pictures 2 --evaluat
 TRAIN_FLAGS ?= $(if $(filter $(SMALL),$(DATA)),$(SMOKE))
 SM ?= 75
 
-.PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench clean force
+.PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench \
+	docker-check deploy load soak reliability clean force
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +84,28 @@ ablations: setup  ## Run the ablations that are missing (hours) and write docs/a
 MODEL ?= $(if $(wildcard $(WEIGHTS)),$(WEIGHTS),auto)
 serve: $(VENV)/.serve  ## Start the service on 127.0.0.1:8000, with the weights of RUN if there
 	$(BIN)/sr-server --model $(MODEL)
+
+docker-check:  ## Build the images without Docker, run them and post files to them (needs root)
+	docker/check.sh
+
+# The image with the weights of RUN, and their hash chain, baked in.
+RUNTIME ?= rtx
+deploy: $(WEIGHTS)  ## Build the image sr-server with the weights of RUN
+	mkdir -p build/deploy
+	cp $< build/deploy/
+	docker build -f docker/server.Dockerfile --build-arg RUNTIME=$(RUNTIME) \
+	  --build-arg MODEL=/models/weights.safetensors -t sr-server .
+
+load: $(VENV)/.dev  ## Two minutes of more pictures than the service can take
+	$(BIN)/python bench/load.py
+
+soak: $(VENV)/.dev  ## Two minutes of mixed requests; descriptors, threads and memory must not grow
+	$(BIN)/python bench/soak.py --seconds 120
+
+reliability: $(VENV)/.dev  ## The longer forms of the fault, fuzz and kill tests
+	SR_SCHEMA_CASES=100 $(BIN)/python -m pytest -q tests/reliability
+	$(BIN)/python bench/fuzz_media.py --flips 1000 --cuts 200
+	$(BIN)/python bench/soak.py --seconds 120 --kills 20
 
 force:
 
