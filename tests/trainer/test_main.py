@@ -89,9 +89,15 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_130(
     config = small(iterations=10_000, evaluate_every=10_000, checkpoint_every=10_000)
     arguments = ["fit", "--data", config.data, "--out", config.out, *TINY]
     before = signal.getsignal(signal.SIGINT)
+
+    def press(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) is not before:  # training has begun to listen
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.kill(os.getpid(), signal.SIGINT)
+
     # The alarm's handler runs in this thread at any moment of a step, as that of Ctrl-C does.
-    previous = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    previous = signal.signal(signal.SIGALRM, press)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
     try:
         assert run(*arguments, "--iterations", 10_000, "--checkpoint-every", 10_000) == 130
     finally:
