@@ -27,6 +27,12 @@ only when it is whole. Messages go to stderr; the exit code is 0, or 2 when some
 """
 
 
+MAX_THREADS = 1024
+"""ONNX Runtime starts as many as it is told and then neither works nor ends."""
+MAX_SECONDS = 1e9
+"""Thirty years; what is more cannot be counted in the ticks of every container."""
+
+
 class UsageError(Exception):
     """The arguments do not go together; the message is one sentence."""
 
@@ -106,6 +112,28 @@ def check_target(chosen: Arguments, kind: Literal["picture", "video"]) -> None:
         raise UsageError("IN and OUT are the same file; name another one.")
     if target.exists() and not chosen.overwrite:
         raise UsageError(f"{target} is there already; use --overwrite to replace it.")
+
+
+def check_arguments(chosen: Arguments) -> None:
+    """Raises UsageError for what is wrong whatever IN is; before anything is read."""
+    if chosen.size is not None and chosen.height is not None:
+        raise UsageError("--size and --height exclude each other; give one of them.")
+    if chosen.threads is not None and not 1 <= chosen.threads <= MAX_THREADS:
+        raise UsageError(f"--threads goes from 1 to {MAX_THREADS}, not {chosen.threads}.")
+    for name, seconds in (("start", chosen.start), ("end", chosen.end)):
+        if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+            raise UsageError(f"--{name} is a number of seconds from 0 on, not {seconds:g}.")
+    if chosen.manifest is not None:
+        _check_manifest(chosen, chosen.manifest)
+
+
+def _check_manifest(chosen: Arguments, manifest: Path) -> None:
+    if not manifest.absolute().parent.is_dir():
+        raise UsageError(f"The folder of {manifest} does not exist; make it first.")
+    if manifest.is_dir():
+        raise UsageError(f"{manifest} is a folder; --manifest names a file in it.")
+    if manifest.resolve() in (chosen.source.resolve(), chosen.target.resolve()):
+        raise UsageError(f"--manifest would overwrite {manifest}; name another file.")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

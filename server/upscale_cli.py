@@ -32,6 +32,7 @@ from server.upscale_arguments import (
     DESCRIPTION,
     Arguments,
     UsageError,
+    check_arguments,
     check_target,
     parse_size,
     refuse,
@@ -74,8 +75,7 @@ def run(chosen: Arguments, console: Console, interrupts: Interrupts) -> int:
         Interrupted, Cancelled: a signal came.
     """
     size = parse_size(chosen.size)
-    if chosen.manifest is not None and not chosen.manifest.absolute().parent.is_dir():
-        raise UsageError(f"The folder of {chosen.manifest} does not exist; make it first.")
+    check_arguments(chosen)
     if chosen.source.is_dir():
         return _run_folder(chosen, size, console)
     if sniff_file(chosen.source).kind == "picture":
