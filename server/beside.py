@@ -20,6 +20,11 @@ def written_beside(final: Path) -> Iterator[Path]:
     """
     partial = final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}.part")
     try:
+        # Before the work, and under the name that the user knows.
+        partial.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(final)) from error
+    try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
