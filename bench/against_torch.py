@@ -31,6 +31,8 @@ from engine.gate_frames import natural_frames
 from engine.models import load_model
 from engine.network import Network
 
+RUNS_PER_TURN = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -41,7 +43,7 @@ class Options:
     sizes: tuple[int, ...] = (256, 512)
     """Sides of the square input frames in pixels."""
     repeats: int = 9
-    """Timed runs of each; the median counts. One more warms up."""
+    """Turns of each, of three timed runs; the median counts."""
     threads: int | None = None
     """Cores for each side; all of them when not given."""
     require: float | None = None
@@ -70,14 +72,19 @@ def torch_bytes(network: Network, frame: NDArray[np.uint8]) -> NDArray[np.uint8]
 
 
 def interleaved_ms(contestants: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Milliseconds of every run of each, in turns so that a busy machine is equally unfair."""
+    """Milliseconds of every run of each, in turns so that a busy machine is equally unfair.
+
+    A turn is a few runs of which the first is not counted: PyTorch's idle threads spin for a
+    while and would slow down whoever comes next.
+    """
     times: list[list[float]] = [[] for _ in contestants]
-    for turn in range(repeats + 1):
+    for _turn in range(repeats):
         for contestant, taken in zip(contestants, times, strict=True):
-            start = time.perf_counter()
-            contestant()
-            if turn:
-                taken.append((time.perf_counter() - start) * 1e3)
+            for run in range(1 + RUNS_PER_TURN):
+                start = time.perf_counter()
+                contestant()
+                if run:
+                    taken.append((time.perf_counter() - start) * 1e3)
     return times
 
 

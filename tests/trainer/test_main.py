@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,15 @@ def test_a_run_of_another_width_is_refused_with_exit_code_2(
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it; a job started in the background may have it switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_saves_a_checkpoint_and_exits_130(
     small: Callable[..., FitConfig], pictures: PictureSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +117,7 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_130(
     assert f"stopped at iteration {step}" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_a_second_ctrl_c_is_not_caught() -> None:
     with StopOnSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
