@@ -35,6 +35,8 @@ def _seeds() -> Iterator[None]:
     if torch:
         torch.manual_seed(0)
     yield
+    # A codec that a test opened may have left this thread with real-time priority.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     random.setstate(python_state)
     np.random.set_state(numpy_state)
     if torch:

@@ -14,6 +14,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_SYS_NICE = 1 << 23
 
 
 def isolate() -> dict[str, bool]:
@@ -28,8 +30,24 @@ def isolate() -> dict[str, bool]:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     network = libc.unshare(_CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+    _keep_ordinary_priority(libc)
     privileges = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     return {"network": network, "privileges": privileges}
+
+
+def _keep_ordinary_priority(libc: ctypes.CDLL) -> None:
+    """Gives up the right to real-time scheduling.
+
+    SVT-AV1 takes SCHED_FIFO at the highest priority for its threads and for the one that opens it
+    whenever it may, which root may: two cores then serve nobody else until it is done.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    # Effective, permitted and inheritable sets, the lower 32 capabilities and then the upper.
+    sets = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets) == 0:
+        for index in range(3):
+            sets[index] &= ~_CAP_SYS_NICE
+        libc.capset(header, sets)
 
 
 def limit(*, memory_bytes: int | None, cpu_seconds: int | None, may_write_files: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -50,6 +51,15 @@ def pattern(width: int, height: int, index: int) -> np.ndarray:
 
 def write_clip(path: Path, clip: Clip) -> Path:
     """Encodes ``clip`` into ``path`` and returns it."""
+    try:
+        return _write(path, clip)
+    finally:
+        # SVT-AV1 moves root's calling thread to real-time scheduling; what this process starts
+        # afterwards would inherit that and starve the machine.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _write(path: Path, clip: Clip) -> Path:
     options = {"movflags": clip.movflags} if clip.movflags else {}
     with av.open(str(path), "w", format=clip.muxer, container_options=options) as output:
         stream = _video_stream(output, clip)
