@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.server.live import LiveServer, live_server, pixels_of, png, wait_ready, wait_until
+from tests.server.media.clips import Clip, write_clip
 
 LIMITS = {
     "SR_MAX_PICTURE_BYTES": "20000",
@@ -210,9 +211,11 @@ def test_a_video_streams_back_and_its_manifest_is_a_job(
 
 
 def test_a_client_that_leaves_stops_the_work(
-    client: httpx.Client, server: LiveServer, clip: bytes
+    client: httpx.Client, server: LiveServer, tmp_path: Path
 ) -> None:
-    with client.stream("POST", "/upscale?quality=1", content=clip) as answer:
+    # Long enough that the work cannot be over before the client has left.
+    long = write_clip(tmp_path / "long.mp4", Clip(width=256, height=256, frames=300)).read_bytes()
+    with client.stream("POST", "/upscale?quality=1", content=long) as answer:
         next(answer.iter_raw())
         job_id = answer.headers["X-SR-Job"]
     with server.client() as other:
