@@ -213,9 +213,10 @@ def test_a_video_streams_back_and_its_manifest_is_a_job(
 def test_a_client_that_leaves_stops_the_work(
     client: httpx.Client, server: LiveServer, tmp_path: Path
 ) -> None:
-    # Long enough that the work cannot be over before the client has left.
-    long = write_clip(tmp_path / "long.mp4", Clip(width=256, height=256, frames=300)).read_bytes()
-    with client.stream("POST", "/upscale?quality=1", content=long) as answer:
+    # Large enough that the work cannot be over before the client has left.
+    large = Clip(width=768, height=768, frames=41, options={"crf": "45"})
+    body = write_clip(tmp_path / "large.mp4", large).read_bytes()
+    with client.stream("POST", "/upscale?quality=1", content=body) as answer:
         next(answer.iter_raw())
         job_id = answer.headers["X-SR-Job"]
     with server.client() as other:
