@@ -89,7 +89,7 @@ class Upscaler:
                     raise
 
     def stream(
-        self, frames: Iterable[Frame], spec: LaneSpec, *, copy: bool = True
+        self, frames: Iterable[Frame | None], spec: LaneSpec, *, copy: bool = True
     ) -> Generator[Frame]:
         """Frames of one shape, in order, with several in flight.
 
@@ -99,6 +99,8 @@ class Upscaler:
 
         Args:
             frames: all of the shape of ``spec``; not to be written to until their result is out.
+                None from a live source says that there is no frame yet: what is in flight comes
+                out before it is asked again.
             spec: shape, format and colours.
             copy: give away copies. Without it a result is valid until the next is asked for.
 
@@ -136,7 +138,7 @@ class Upscaler:
             self._still = None
 
     def _stream(
-        self, frames: Iterable[Frame], spec: LaneSpec, limit: int, copy: bool
+        self, frames: Iterable[Frame | None], spec: LaneSpec, limit: int, copy: bool
     ) -> Generator[Frame]:
         lanes, strips = self._open_fitting(spec, limit)
         if len(strips) == 1:
@@ -172,16 +174,19 @@ class Upscaler:
         """Rows around a pixel that can change it: nv12 chroma is interpolated from one more."""
         return self.info.halo + (1 if spec.format == "nv12" else 0)
 
-    def _run(self, lanes: list[Lane], frames: Iterable[Frame], copy: bool) -> Generator[Frame]:
+    def _run(
+        self, lanes: list[Lane], frames: Iterable[Frame | None], copy: bool
+    ) -> Generator[Frame]:
         """Frames through the lanes, which are closed at the end."""
         try:
             free, busy = deque(lanes), deque[tuple[Lane, Frame]]()
             failure = self._fill(source := iter(frames), free, busy)
-            while busy:
-                lane, frame = busy.popleft()
-                result = self._finish(lane, frame)
-                yield copy_frame(result) if copy else result
-                free.append(lane)
+            while busy or failure is None:
+                if busy:
+                    lane, frame = busy.popleft()
+                    result = self._finish(lane, frame)
+                    yield copy_frame(result) if copy else result
+                    free.append(lane)
                 failure = failure or self._fill(source, free, busy)
             if failure is not None and not isinstance(failure, StopIteration):
                 raise failure
@@ -190,12 +195,14 @@ class Upscaler:
                 lane.close()
 
     def _fill(
-        self, source: Iterator[Frame], free: deque[Lane], busy: deque[tuple[Lane, Frame]]
+        self, source: Iterator[Frame | None], free: deque[Lane], busy: deque[tuple[Lane, Frame]]
     ) -> Exception | None:
         """Starts a frame on every free lane; returns what ended the source, if anything did."""
         while free:
             try:
                 frame = next(source)
+                if frame is None:
+                    return None
                 free[0].start(frame)
             except Exception as failure:  # kept until the results of earlier frames are out
                 return failure
@@ -221,9 +228,14 @@ class Upscaler:
         self.close()
 
 
-def _windows(frames: Iterable[Frame], spec: LaneSpec, strips: list[Strip]) -> Iterator[Frame]:
+def _windows(
+    frames: Iterable[Frame | None], spec: LaneSpec, strips: list[Strip]
+) -> Iterator[Frame | None]:
     """The strips of every frame. Raises ContractError for a frame of another shape."""
     for frame in frames:
+        if frame is None:
+            yield None
+            continue
         check_frame(frame, spec.format, spec.height, spec.width)
         for strip in strips:
             yield cut(frame, strip)

@@ -127,6 +127,29 @@ def test_strips_give_the_whole_frame(height: int, width: int, limit: int, nv12: 
             np.testing.assert_array_equal(upscaler.upscale(frame), enlarge(frame))
 
 
+@given(pauses=st.lists(st.integers(0, 3), max_size=12), strips=st.booleans())
+def test_a_live_source_gets_every_result_before_it_is_asked_to_wait(
+    pauses: list[int], strips: bool
+) -> None:
+    found: list[int] = []
+
+    def source() -> Iterator[Bytes | None]:
+        for index, pause in enumerate(pauses):
+            for _ in range(pause):  # nothing there yet: what is in flight must come out
+                if len(found) < index:
+                    before = len(found)
+                    yield None
+                    assert len(found) > before
+            yield np.full((40, 8, 3), index, np.uint8)
+
+    limit = 80 if strips else None
+    with Upscaler(FakeBackend(), max_pixels=limit) as upscaler:
+        for result in upscaler.stream(source(), LaneSpec(40, 8)):
+            assert isinstance(result, np.ndarray)
+            found.append(int(result[0, 0, 0]))
+    assert found == list(range(len(pauses)))
+
+
 def test_large_frames_stream_in_strips_in_order() -> None:
     backend = FakeBackend()
     frames = [np.full((40, 8, 3), index, np.uint8) for index in range(5)]
