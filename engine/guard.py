@@ -59,13 +59,22 @@ def check_result(frame: Frame, result: Frame, turn: int = 0) -> None:
             f"the result of a {width}x{height} frame has the wrong shape ({made[2]}x{made[1]} "
             f"{made[0]}, not {wanted[2]}x{wanted[1]} {wanted[0]}): the lane was dropped"
         )
-    if min(height, width) < BLOCKS:
-        return
-    found = deviation(frame, result, turn)
+    if min(height, width) >= BLOCKS:
+        _refuse_odd(deviation(frame, result, turn), (height, width))
+
+
+def check_band(pixels: Bytes, made: Bytes) -> None:
+    """Like :func:`check_result`, for rows (R, W) of a plane and what became of them, (4R, 4W)."""
+    if min(pixels.shape) >= BLOCKS:
+        _refuse_odd(deviation(pixels, made), pixels.shape)
+
+
+def _refuse_odd(found: float, size: tuple[int, ...]) -> None:
     if found > MAX_DEVIATION:
         raise EngineFault(
-            f"the result of a {width}x{height} frame does not resemble it (deviation {found:.2f}, "
-            f"limit {MAX_DEVIATION}): the lane was dropped, check the device and the plan"
+            f"the result of a {size[1]}x{size[0]} frame does not resemble it (deviation "
+            f"{found:.2f}, limit {MAX_DEVIATION}): the lane was dropped, check the device and "
+            "the plan"
         )
 
 

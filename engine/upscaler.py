@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
-from engine.errors import OutOfMemory
+from engine.device import AnyFrame, DeviceBackend, DeviceMemory, DeviceNv12, why_not
+from engine.device_stream import stream_on_device
+from engine.errors import ContractError, OutOfMemory
 from engine.frames import (
     Frame,
     check_frame,
@@ -113,6 +115,32 @@ class Upscaler:
             EngineFault: the backend failed or a result is wrong.
         """
         return self._stream(frames, spec, self._max_pixels, copy)
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """The device's memory, when the backend's frames can stay there; else None."""
+        return self._backend.memory if isinstance(self._backend, DeviceBackend) else None
+
+    def host_only(self, spec: LaneSpec) -> str:
+        """Why frames of ``spec`` cannot stay on the device; empty when they can."""
+        if self.memory is None:
+            return f"{self.info.name} keeps frames on the host"
+        if spec.height * spec.width > self._max_pixels:
+            return f"{spec.width}x{spec.height} frames go through in strips"
+        return why_not(spec.height, spec.width, spec.format)
+
+    def stream_on_device(self, frames: Iterable[AnyFrame], spec: LaneSpec) -> Generator[DeviceNv12]:
+        """Like :meth:`stream`, for a shape whose :meth:`host_only` is empty; frames may be on the
+        host or on the device, results stay there and are valid until the next is asked for.
+
+        Raises:
+            ContractError: a frame of another shape, or such frames cannot stay on the device.
+            OutOfMemory, EngineFault: as ``stream``.
+        """
+        if (reason := self.host_only(spec)) or not isinstance(self._backend, DeviceBackend):
+            raise ContractError(f"frames cannot stay on the device: {reason}")
+        lanes = self._backend.open_device_lanes(spec, self._lane_count)
+        return stream_on_device(lanes, frames, guard=self._guard)
 
     def close(self) -> None:
         """Closes the lanes and the backend; harmless when called twice."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from engine.dlpack import Plane
 from engine.frames import Bytes
 
 StreamT = TypeVar("StreamT")
@@ -51,6 +52,9 @@ class CudaDevice(Protocol[StreamT, EventT, MemoryT]):
     def stream(self) -> StreamT:
         """A stream that does not wait for the default one."""
 
+    def default_stream(self) -> StreamT:
+        """The legacy default stream, where libraries that know no other queue their work."""
+
     def stream_handle(self, stream: StreamT) -> int:
         """The ``CUstream`` as a number, for TensorRT and PyTorch."""
 
@@ -74,6 +78,12 @@ class CudaDevice(Protocol[StreamT, EventT, MemoryT]):
 
     def copy_out(self, target: Bytes, source: MemoryT, stream: StreamT) -> None:
         """Queues device -> pinned host."""
+
+    def read(self, target: Bytes, address: int, stream: StreamT) -> None:
+        """Queues the bytes at a device address -> pinned host."""
+
+    def copy_plane(self, target: int, source: Plane, stream: StreamT) -> None:
+        """Queues a plane on this device -> device address, its rows one behind the other."""
 
     def record(self, event: EventT, stream: StreamT) -> None:
         """Queues ``event`` behind the work already in ``stream``."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.backends.cuda_api import DeviceFacts
+from engine.dlpack import Plane
 from engine.errors import BackendUnavailable, EngineFault, OutOfMemory
 from engine.frames import Bytes
 
@@ -101,6 +102,10 @@ class PyCudaDevice:
         with self._translated("making a stream"):
             return self._cuda.Stream(NON_BLOCKING)
 
+    def default_stream(self) -> Any:
+        """See CudaDevice. PyCUDA has no object for it: no stream is that stream."""
+        return None
+
     def stream_handle(self, stream: Any) -> int:
         """See CudaDevice."""
         return int(stream.handle)
@@ -139,6 +144,21 @@ class PyCudaDevice:
         """See CudaDevice."""
         with self._translated("copying a frame out"):
             self._cuda.memcpy_dtoh_async(target, source, stream)
+
+    def read(self, target: Bytes, address: int, stream: Any) -> None:
+        """See CudaDevice."""
+        with self._translated("reading a band"):
+            self._cuda.memcpy_dtoh_async(target, address, stream)
+
+    def copy_plane(self, target: int, source: Plane, stream: Any) -> None:
+        """See CudaDevice."""
+        with self._translated("copying a plane"):
+            copy = self._cuda.Memcpy2D()
+            copy.set_src_device(source.address)
+            copy.set_dst_device(target)
+            copy.src_pitch, copy.dst_pitch = source.pitch, source.row_bytes
+            copy.width_in_bytes, copy.height = source.row_bytes, source.rows
+            copy(stream)
 
     def record(self, event: Any, stream: Any) -> None:
         """See CudaDevice."""

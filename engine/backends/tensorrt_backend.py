@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
-from engine.backends.cuda_lane import CudaLane, Streams
+from engine.backends.cuda_device_lane import CudaDeviceLane, CudaMemory
+from engine.backends.cuda_lane import CudaLane, SlotLane, Streams
 from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensorrt_runtime import TrtRuntime
 from engine.backends.tensorrt_shim import LoadedPlan
 from engine.build import PlanSource
+from engine.device import DeviceLane, DeviceMemory
 from engine.errors import EngineFault, PlanError
 from engine.models import Model
 from engine.plan import Plan
@@ -30,11 +32,14 @@ Gate = Callable[["TensorRtBackend", LaneSpec], str]
 """Compares a backend with FP32 on frames of a shape: "" when it passes, else what was wrong."""
 
 
+LaneT = TypeVar("LaneT", bound=SlotLane)
+
+
 @dataclass(slots=True)
 class _Running:
     plan: Plan
     loaded: LoadedPlan
-    lanes: list[CudaLane]
+    lanes: list[SlotLane]
 
 
 class TensorRtBackend:
@@ -101,20 +106,37 @@ class TensorRtBackend:
             PlanError: no plan for this shape can be built, trusted or loaded.
             EngineFault: the GPU failed.
         """
+        return list(self._open(spec, count, CudaLane))
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """Where frames that stay on the GPU are."""
+        return CudaMemory(self._thread)
+
+    def open_device_lanes(self, spec: LaneSpec, count: int) -> list[DeviceLane]:
+        """Like ``open_lanes``, for nv12 frames that stay on the GPU.
+
+        Raises:
+            ContractError: frames of this shape cannot stay there.
+            OutOfMemory, PlanError, EngineFault: as ``open_lanes``.
+        """
+        return list(self._open(spec, count, CudaDeviceLane))
+
+    def _open(self, spec: LaneSpec, count: int, kind: Callable[..., LaneT]) -> list[LaneT]:
         if self._closed:
             raise EngineFault("the GPU backend is closed: open it again")
         running = self._running.get(spec) or self._load(spec)
         self._running.move_to_end(spec)
-        lanes: list[CudaLane] = []
+        lanes: list[LaneT] = []
         try:
             for _ in range(count):
-                lanes.append(CudaLane(self._thread, self._streams, running.loaded, spec))
+                lanes.append(kind(self._thread, self._streams, running.loaded, spec))
         except BaseException:
             for lane in lanes:
                 lane.close()
             raise
-        running.lanes = [lane for lane in running.lanes if not lane.closed] + lanes
-        return list(lanes)
+        running.lanes = [*(lane for lane in running.lanes if not lane.closed), *lanes]
+        return lanes
 
     def close(self) -> None:
         """Closes every lane, frees plans and streams and ends the GPU thread."""

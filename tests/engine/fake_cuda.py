@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from engine.backends.cuda_api import DeviceFacts
+from engine.dlpack import Plane
 from engine.errors import EngineFault, OutOfMemory
 from engine.frames import Bytes
 
@@ -85,9 +86,12 @@ class FakeCuda:
 
     def stream(self) -> FakeStream:
         self._enter("stream")
-        stream = FakeStream(handle=len(self.streams) + 1)
+        stream = FakeStream(handle=1 + len([handle for handle in self.streams if handle]))
         self.streams[stream.handle] = stream
         return stream
+
+    def default_stream(self) -> FakeStream:
+        return self.streams.setdefault(0, FakeStream(handle=0))
 
     def stream_handle(self, stream: FakeStream) -> int:
         return stream.handle
@@ -124,6 +128,21 @@ class FakeCuda:
     def copy_out(self, target: Bytes, source: FakeMemory, stream: FakeStream) -> None:
         self._enter("copy_out")
         self.queue(stream, lambda: self._copy(target, source.data))
+
+    def read(self, target: Bytes, address: int, stream: FakeStream) -> None:
+        self._enter("read")
+        self.queue(stream, lambda: self._copy(target, self.at(address, target.size)))
+
+    def copy_plane(self, target: int, source: Plane, stream: FakeStream) -> None:
+        self._enter("copy_plane")
+        size = (source.rows, source.row_bytes)
+
+        def run() -> None:
+            span = self.at(source.address, source.pitch * (source.rows - 1) + source.row_bytes)
+            rows = np.lib.stride_tricks.as_strided(span, size, (source.pitch, 1))
+            self.at(target, source.rows * source.row_bytes).reshape(size)[...] = rows
+
+        self.queue(stream, run)
 
     @staticmethod
     def _copy(target: Bytes, source: Bytes) -> None:
