@@ -4,13 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Training: `make train DATA=pictures/ RUN=runs/mine`, then `make export plan serve RUN=runs/mine`.
-# Without DATA it is a smoke run of about a minute on the bundled pictures.
+# Training: `make train DATA=pictures/ RUN=runs/mine`, then `make export plan serve RUN=runs/mine`:
+# what is not given is as it was when RUN was trained. `make train` alone is a smoke run of about a
+# minute on the bundled pictures. Flags of sr-train fit: TRAIN_FLAGS='--iterations 40000'.
 SMALL := tests/data/train_small
-DATA ?= $(SMALL)
-RUN ?= runs/$(notdir $(patsubst %/,%,$(DATA)))
 SMOKE := --iterations 300 --batch 8 --patch 24 --validation-pictures 2 --evaluate-every 100
-TRAIN_FLAGS ?= $(if $(filter $(SMALL),$(DATA)),$(SMOKE))
+RUN ?= runs/$(notdir $(patsubst %/,%,$(or $(DATA),$(SMALL))))
 SM ?= 75
 
 .PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench \
@@ -56,23 +55,45 @@ test-gpu: setup  ## Tests that need a CUDA device; a skipped one fails
 WEIGHTS := $(RUN)/weights.safetensors
 ONNX := $(RUN)/onnx/.done
 PLAN := $(RUN)/sm$(SM).plan
-PICTURES := $(shell find $(DATA) -type f 2>/dev/null)
+# What RUN was trained from. Weights that came without it stay as they are.
+INPUTS := $(RUN).inputs
+before = $(shell sed -n 's/^$(1): //p' $(INPUTS) 2>/dev/null)
+ifeq ($(origin DATA),undefined)
+DATA := $(or $(call before,data),$(if $(wildcard $(WEIGHTS)),,$(SMALL)))
+endif
+ifeq ($(origin TRAIN_FLAGS),undefined)
+TRAIN_FLAGS := $(or $(call before,flags),$(if $(filter $(SMALL),$(DATA)),$(SMOKE)))
+endif
 
-# Changes only when the flags do, so that other flags train again.
-$(RUN).flags: force
+ifneq ($(DATA),)
+# Names, sizes and times: a picture that is added, changed or removed is another data set.
+PICTURES := $(shell find -L '$(DATA)' -type f -printf '%P %s %T@\n' 2>/dev/null \
+  | grep -iE '^.*\.(png|jpe?g|webp|bmp|tiff?) [0-9]+ [0-9.]+$$' | LC_ALL=C sort | sha256sum | head -c 16)
+define NOW
+data: $(DATA)
+flags: $(TRAIN_FLAGS)
+pictures: $(PICTURES)
+endef
+# A run of other inputs is moved aside, finished or not: it cannot be gone on with.
+$(INPUTS): export INPUTS_NOW = $(NOW)
+$(INPUTS): $(if $(findstring x$(NOW)x,x$(file <$(INPUTS))x),,force)
+	@if [ -d $(RUN) ]; then mv $(RUN) $(RUN).$$(date +%Y%m%d-%H%M%S); fi
 	@mkdir -p $(@D)
-	@echo '$(DATA) $(TRAIN_FLAGS)' | cmp -s - $@ || echo '$(DATA) $(TRAIN_FLAGS)' > $@
+	@printf '%s\n' "$$INPUTS_NOW" > $@
 
-$(WEIGHTS): $(PICTURES) $(RUN).flags | $(VENV)/.dev
-	@if [ -f $@ ]; then mv $(RUN) $(RUN).$$(date +%Y%m%d-%H%M%S); fi
-	$(BIN)/sr-train fit --data $(DATA) --out $(RUN) $(TRAIN_FLAGS)
+$(WEIGHTS): $(INPUTS) | $(VENV)/.dev
+	$(BIN)/sr-train fit --data '$(DATA)' --out $(RUN) $(TRAIN_FLAGS)
+endif
 
-$(ONNX): $(WEIGHTS)
-	$(BIN)/sr-engine export $< --out $(@D)
+$(ONNX): $(WEIGHTS) | $(VENV)/.dev
+	$(BIN)/sr-engine export $< --out $(@D) --precision fp32 fp16
 	@touch $@
 
+# The plan names the graph that it was built from: the same one again is no reason to build.
 $(PLAN): $(ONNX)
-	$(BIN)/sr-engine build --backend tensorrt_rtx --sm $(SM) --model $(WEIGHTS) --out $@
+	@if grep -qs "$$(cat $(RUN)/onnx/*.rgb24.fp16.onnx | sha256sum | head -c 64)" $@.json; then \
+	  echo "$@ is of the same graph"; touch $@; \
+	else set -x; $(BIN)/sr-engine build --backend tensorrt_rtx --sm $(SM) --model $(WEIGHTS) --out $@; fi
 
 train: $(WEIGHTS)  ## Train on DATA into RUN; goes on where it was stopped
 export: $(ONNX)  ## Write the ONNX files of RUN, checked against PyTorch
@@ -81,8 +102,12 @@ plan: $(PLAN)  ## Build the TensorRT for RTX plan of RUN for compute capability 
 ablations: setup  ## Run the ablations that are missing (hours) and write docs/ablations.md
 	$(BIN)/sr-train ablate --data $(DATA)
 
-MODEL ?= $(if $(wildcard $(WEIGHTS)),$(WEIGHTS),auto)
-serve: $(VENV)/.serve  ## Start the service on 127.0.0.1:8000, with the weights of RUN if there
+# A run that is named, or there already, is brought up to date first; else the shipped models serve.
+ifeq ($(origin MODEL),undefined)
+CHOSEN := $(if $(filter command environment,$(firstword $(origin RUN)))$(wildcard $(WEIGHTS)),yes)
+MODEL := $(if $(CHOSEN),$(WEIGHTS),auto)
+endif
+serve: $(VENV)/.serve $(if $(CHOSEN),$(PLAN))  ## Start the service on 127.0.0.1:8000, with RUN's weights
 	$(BIN)/sr-server --model $(MODEL)
 
 docker-check:  ## Build the images without Docker, run them and post files to them (needs root)
