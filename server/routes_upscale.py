@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -27,6 +28,8 @@ from server.workers.channel import Message
 from server.workers.ticket import Ticket, TicketCancelled, ignore
 
 router = APIRouter(tags=["upscale"])
+
+Result = TypeVar("Result")
 
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -88,7 +91,12 @@ async def upscale(
         options = query.options_for(upload.media.kind)
         if upload.media.kind == "picture":
             return await _picture(request, service, upload, result, options)
-        stream = await _Stream.open(service, caller.owner, upload, pipe, options)
+        opening = _Stream.open(service, caller.owner, upload, pipe, options)
+        try:
+            # No byte is there for a while, and a client may leave before there is one.
+            stream = await _while_connected(request, opening)
+        except ClientDisconnect:
+            return Response(status_code=499)
         stack.pop_all()  # the response removes the files when it ends
         return stream.response()
 
@@ -161,7 +169,7 @@ def engine_headers(engine: Message) -> dict[str, str]:
     return {"X-SR-Backend": str(engine["name"]), "X-SR-Model": str(engine["model"] or "none")}
 
 
-async def _while_connected(request: Request, work: Any) -> Message:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of ``work``, which is cancelled when the client leaves.
 
     Raises:
@@ -173,8 +181,7 @@ async def _while_connected(request: Request, work: Any) -> Message:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
-        result: Message = working.result()
-        return result
+        return working.result()
     finally:
         for task in (working, leaving):
             task.cancel()
@@ -232,7 +239,7 @@ class _Stream:
         try:
             await stream._begin()
         except BaseException as error:
-            await stream._end(error)
+            await asyncio.shield(stream._end(error))
             raise
         return stream
 

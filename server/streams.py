@@ -132,12 +132,12 @@ class ResultPipe:
 
     def close(self) -> None:
         """Closes the reading end: a worker that still writes gets a broken pipe."""
+        self.path.unlink(missing_ok=True)  # first: nobody opens a pipe that nobody reads
         self.let_end()
         if self._transport is None:
             os.close(self._descriptor)
         else:
             self._transport.close()
-        self.path.unlink(missing_ok=True)
 
 
 async def pipe_chunks(

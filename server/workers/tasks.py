@@ -133,10 +133,10 @@ class EngineTasks:
 
     def video(self, task: Message, context: TaskContext) -> Message:
         """``source`` -> ``pipe``, a stream that ends where the work ends."""
-        with Path(task["pipe"]).open("wb", buffering=0) as sink:
+        with _opened_pipe(Path(task["pipe"])) as sink:
             manifest = upscale_video(
                 Path(task["source"]),
-                _PipeSink(sink.fileno()),
+                _PipeSink(sink),
                 self._watched(task, context),
                 self._video_options(task["options"], "video"),
                 ProgressReporter(context),
@@ -290,6 +290,22 @@ class _TimedUpscaler:
             return self._upscaler.upscale(frame)
         finally:
             self.seconds += time.perf_counter() - began
+
+
+@contextmanager
+def _opened_pipe(path: Path) -> Iterator[int]:
+    """The writing end of a named pipe. Raises Cancelled when its reader has left already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO):
+            raise Cancelled("Nobody reads this video any more.") from None
+        raise
+    try:
+        os.set_blocking(descriptor, True)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class _PipeSink:

@@ -209,21 +209,6 @@ def test_a_video_streams_back_and_its_manifest_is_a_job(
     assert spool_is_empty(server)
 
 
-def test_a_client_that_leaves_stops_the_work(
-    client: httpx.Client, server: LiveServer, clip: bytes
-) -> None:
-    # The headers come before the work; the encoder holds its first bytes back for 40 frames, and
-    # with them the 41 of this clip would be as good as done.
-    with client.stream("POST", "/upscale?quality=1", content=clip) as answer:
-        job_id = answer.headers["X-SR-Job"]
-    with server.client() as other:
-        wait_until(lambda: other.get(f"/jobs/{job_id}").json()["state"] == "cancelled", "cancelled")
-        wait_until(lambda: spool_is_empty(server), "an empty spool")
-        wait_until(
-            lambda: other.get("/readyz").json()["workers"] == ["idle", "idle"], "idle workers"
-        )
-
-
 def test_a_damaged_video_is_refused_before_the_200(client: httpx.Client, clip: bytes) -> None:
     cut = client.post("/upscale?strict=1", content=clip[: len(clip) // 3])
     error_of(cut, 422, "truncated")

@@ -1,0 +1,88 @@
+"""Nobody works for a client that has left, however early it left."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.server.live import LiveServer, live_server, wait_ready, wait_until
+from tests.server.media.clips import Clip, write_clip
+
+FRAMES = 400
+
+
+@dataclass
+class Gate:
+    """A server with one worker, whose engine stands still before a frame."""
+
+    server: LiveServer
+    folder: Path
+    clip: bytes
+
+    def post(self) -> socket.socket:
+        """A client that has asked for a video and does not read yet."""
+        url = httpx.URL(self.server.url)
+        assert url.port is not None
+        client = socket.create_connection((url.host, url.port), timeout=40)
+        size = len(self.clip)
+        head = f"POST /upscale HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {size}\r\n\r\n"
+        client.sendall(head.encode() + self.clip)
+        return client
+
+    def wait_reached(self) -> None:
+        wait_until((self.folder / "reached").exists, "the gate")
+
+    def states(self) -> list[str]:
+        """Of every video so far, the newest first."""
+        with self.server.client() as client:
+            return [job["state"] for job in client.get("/jobs").json()["jobs"]]
+
+    def open(self) -> int:
+        """Lets the engine go on; returns how many frames it made until it was idle again."""
+        (self.folder / "gate").write_bytes(b"")
+        with self.server.client() as client:
+            wait_until(lambda: client.get("/readyz").json()["workers"] == ["idle"], "idle")
+        return int((self.folder / "frames").read_text())
+
+
+@contextmanager
+def gated(folder: Path, at_frame: int) -> Iterator[Gate]:
+    os.mkfifo(folder / "gate")
+    clip = write_clip(folder / "clip", Clip(frames=FRAMES)).read_bytes()
+    arguments = (str(at_frame), str(folder))
+    module = "tests.server.gated_server"
+    with live_server(folder / "data", *arguments, module=module) as server:
+        wait_ready(server)
+        yield Gate(server, folder, clip)
+        assert not list((server.data_dir / "spool").iterdir())
+        assert server.stop() == 0
+        assert "bug" not in server.log()
+
+
+def test_leaving_before_the_first_byte_stops_the_work(tmp_path: Path) -> None:
+    with gated(tmp_path, at_frame=5) as gate:
+        client = gate.post()
+        gate.wait_reached()
+        waiting = gate.post()
+        wait_until(lambda: gate.states() == ["running", "running"], "a second video in the queue")
+        waiting.close()
+        wait_until(lambda: gate.states() == ["cancelled", "running"], "the second one cancelled")
+        client.close()
+        wait_until(lambda: gate.states() == ["cancelled", "cancelled"], "cancelled")
+        assert gate.open() < FRAMES // 2
+
+
+def test_leaving_in_the_middle_stops_the_work(tmp_path: Path) -> None:
+    with gated(tmp_path, at_frame=100) as gate:
+        client = gate.post()
+        assert client.recv(12) == b"HTTP/1.1 200"
+        gate.wait_reached()
+        client.close()
+        wait_until(lambda: gate.states() == ["cancelled"], "cancelled")
+        assert gate.open() < FRAMES // 2
