@@ -6,7 +6,7 @@ where they put what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,6 +61,7 @@ class FrameFlow:
         *,
         reuse_duplicates: bool = True,
         shift: int = 0,
+        fresh_at: Collection[int] = (),
     ) -> None:
         """Prepares the flow.
 
@@ -70,12 +71,14 @@ class FrameFlow:
             check: called for every frame; raises to stop.
             reuse_duplicates: take the previous result for an exact repetition.
             shift: subtracted from every pts.
+            fresh_at: pts (before the shift) of frames that are never taken for repetitions.
         """
         self._decoder = decoder
         self._upscaler = upscaler
         self._check = check
         self._reuse = reuse_duplicates
         self._shift = shift
+        self._fresh_at = frozenset(fresh_at)
         self._moments: list[list[_Moment]] = []
         self.times = StageTimes()
         self.ledger: list[int] = []
@@ -110,7 +113,8 @@ class FrameFlow:
         current: list[_Moment] = []
         for decoded in self.times.each("decode", iter(self._decoder), inside="upscale"):
             moment = _Moment(decoded.pts - self._shift, decoded.duration)
-            if self._reuse and previous is not None and _equal(previous, decoded.frame):
+            reusable = self._reuse and decoded.pts not in self._fresh_at
+            if reusable and previous is not None and _equal(previous, decoded.frame):
                 current.append(moment)
                 continue
             current = [moment]

@@ -2,33 +2,33 @@
 
 Each segment is encoded on its own (closed, at most some seconds long), written beside, flushed to
 the disk, renamed, and entered into a ledger with the times of its frames. A job that was killed
-goes on after its last segment. At the end the segments are joined without encoding anything again.
+goes on after what is finished. At the end the segments are joined without encoding anything again.
+With a plan (``server.segment_plan``) any worker can make any segment: ``make_segments``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from engine.backends.base import BackendInfo
 from server.beside import written_beside
-from server.flow import FrameFlow, FrameUpscaler, Upscaled
+from server.flow import FrameFlow, FrameUpscaler
 from server.manifest import Manifest
 from server.media import ledger as ledgers
-from server.media.codecs import ContainerName
 from server.media.decode import Decoder, DecodeSummary, probe
-from server.media.encode import EncodeOptions, Encoder, checked_codec, join_segments
+from server.media.encode import join_segments
 from server.media.errors import EncodeError, UnusableMedia
 from server.media.ledger import Header, Ledger, Row
-from server.media.probe import VideoInfo
+from server.media.probe import VideoInfo, info_from_message
 from server.report import Facts, build_manifest
+from server.segment_plan import SEGMENT_SECONDS, Work, prepare, span_options
+from server.segment_writer import SegmentWriter
 from server.session import (
     check_complete,
     checker,
@@ -36,14 +36,10 @@ from server.session import (
     decode_options,
     encode_options,
     progress_reporter,
-    pts_shift,
 )
 from server.video_options import OnProgress, VideoOptions, choose_container, expected_frames
 
-SEGMENT_SECONDS = 10.0
-_SEGMENT_CLOCK = Fraction(1, 1000)
-"""Matroska's. The real times are in the ledger; these only have to be in order."""
-_SAMPLE_BYTES = 1024 * 1024
+Stages = dict[str, dict[str, float]]
 
 
 def upscale_in_segments(
@@ -67,232 +63,284 @@ def upscale_in_segments(
         options: what the user chose. Other options or another network start anew.
         on_progress: called after every frame; frames of earlier calls are counted.
         cancelled: asked for every frame.
-        segment_seconds: a segment ends at the first new frame after this long.
+        segment_seconds: a segment ends at the first key frame of the source after this long; at
+            the first new frame where that is not possible.
 
     Raises:
         As ``server.session.upscale_video``. Finished segments stay in ``folder``.
     """
     options = options or VideoOptions()
-    check = checker(cancelled)
-    missing = check_complete(source, options)
     container = choose_container(options, output)
-    fingerprint = _fingerprint(source, options, container, upscaler)
-    ledger = ledgers.read_valid(folder, fingerprint)
-    job = _Job(source, folder, upscaler, options, container, check, segment_seconds, missing)
-    job.earlier = 0 if ledger is None else ledger.frames
-    if ledger is None or ledger.summary is None:
-        job.make_segments(ledger, fingerprint, on_progress)
-    return job.join(output)
+    work = Work(source, folder, options, container, segment_seconds)
+    job = _Job(work, upscaler, checker(cancelled), on_progress)
+    return job.run(output)
+
+
+def make_segments(
+    work: Work,
+    header: Header,
+    numbers: range,
+    upscaler: FrameUpscaler,
+    on_row: Callable[[Row], None],
+    *,
+    check: Callable[[], None],
+    on_frame: Callable[[], None] = lambda: None,
+) -> Stages:
+    """Makes consecutive segments of a plan.
+
+    Args:
+        work: what it is.
+        header: of the ledger, with the plan; nothing else of the ledger is read or written.
+        numbers: which segments, without a gap.
+        upscaler: runs the frames.
+        on_row: told of each segment as soon as it is durable; the caller enters it.
+        check: called for every frame and while waiting; raises to give up.
+        on_frame: called after every frame.
+
+    Returns:
+        How long each stage of a frame took.
+    """
+    cuts = header.cuts or []
+    encode = encode_options(_planned_info(header), work.options, work.container)
+    try:
+        decoder = Decoder(work.source, span_options(work, header, numbers), check)
+    except UnusableMedia as error:
+        if work.options.strict or error.code not in ("corrupt", "empty_range"):
+            raise
+        for number in numbers:  # so damaged that there is no frame; the rest may be well
+            on_row(Row(ledgers.segment_name(number), "", [], [], [], counted={"decode_errors": 1}))
+        return {}
+    with decoder:
+        flow = FrameFlow(
+            decoder,
+            upscaler,
+            check,
+            reuse_duplicates=work.options.reuse_duplicates,
+            shift=header.shift,
+            fresh_at=cuts,
+        )
+        number, last = numbers[0], numbers[-1]
+        with closing(SegmentWriter(work.folder, encode, check)) as writer:
+            for upscaled in flow:
+                while number < last and upscaled.pts >= cuts[number] - header.shift:
+                    on_row(writer.finish(number))
+                    number += 1
+                writer.put(upscaled)
+                on_frame()
+            while number < last:
+                on_row(writer.finish(number))
+                number += 1
+            assert decoder.summary is not None
+            on_row(replace(writer.finish(last), counted=asdict(decoder.summary)))
+        return flow.times.summary()
+
+
+def join(
+    work: Work,
+    backend: BackendInfo,
+    output: Path,
+    *,
+    check: Callable[[], None],
+    seconds: float,
+    earlier: int = 0,
+    stages: Stages | None = None,
+) -> Manifest:
+    """One file out of all segments in the folder of ``work``.
+
+    Args:
+        work: what it is; every segment is finished.
+        backend: who ran the frames.
+        output: written beside and renamed.
+        check: called while waiting; raises to give up.
+        seconds: what the frames took so far.
+        earlier: how many of them had been finished before that.
+        stages: of a frame.
+
+    Raises:
+        EncodeError, DiskFull: a segment is missing, or the result cannot be written.
+        UnusableMedia: no frame could be decoded.
+    """
+    started = time.monotonic()
+    ledger = ledgers.read(work.folder)
+    if ledger is None or (ledger.missing if _is_planned(ledger) else ledger.summary is None):
+        raise EncodeError("The segments of this job are gone; start it anew.")
+    if not ledger.frames:
+        raise UnusableMedia("No frame of the video can be decoded; it is damaged.", code="corrupt")
+    info = _whole_info(work, ledger)
+    encode = encode_options(info, work.options, work.container)
+    around = companions(work.source, info, work.options)
+    with written_beside(output) as partial:
+        joined = join_segments(work.folder, encode, around, partial, check)
+        manifest = build_manifest(
+            Facts(
+                info=info,
+                encode=encode,
+                decoded=_whole_summary(ledger),
+                encoded=joined.summary,
+                backend=backend,
+                ledger=[pts for row in ledger.rows for pts in row.pts],
+                frames_reused=sum(row.reused for row in ledger.rows),
+                frames_promised=0 if earlier else info.frames_promised,
+                missing_bytes=check_complete(work.source, work.options),
+                strict=work.options.strict,
+                copied=joined.copied,
+                dropped=joined.dropped,
+                stages=stages or {},
+                seconds=seconds + time.monotonic() - started,
+            )
+        )
+    if not earlier:
+        return manifest
+    note = f"resumed after {earlier} frames; damage before them was counted then"
+    return replace(manifest, warnings=[*manifest.warnings, note])
 
 
 @dataclass
 class _Job:
-    source: Path
-    folder: Path
+    """All segments by one upscaler, one after the other."""
+
+    work: Work
     upscaler: FrameUpscaler
-    options: VideoOptions
-    container: ContainerName
     check: Callable[[], None]
-    segment_seconds: float
-    missing: int
-    earlier: int = 0
-    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    on_progress: OnProgress | None
+    stages: Stages = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    def make_segments(
-        self, ledger: Ledger | None, fingerprint: str, on_progress: OnProgress | None
-    ) -> None:
+    def run(self, output: Path) -> Manifest:
+        """What is missing, then the whole."""
+        check_complete(self.work.source, self.work.options)
+        ledger = prepare(self.work, self.upscaler.info, self.check)
+        earlier = ledger.frames
+        if _is_planned(ledger):
+            self._make_planned(ledger)
+        elif ledger.summary is None:
+            self._make_unplanned(ledger)
+        return join(
+            self.work,
+            self.upscaler.info,
+            output,
+            check=self.check,
+            seconds=time.monotonic() - self.started,
+            earlier=earlier,
+            stages=self.stages,
+        )
+
+    def _make_planned(self, ledger: Ledger) -> None:
+        total = expected_frames(_planned_info(ledger.header), self.work.options)
+        report = progress_reporter(self.on_progress, total, ledger.frames)
+        done = ledger.frames
+
+        def on_frame() -> None:
+            nonlocal done
+            done += 1
+            report(done)
+
+        for numbers in runs(ledger.missing):
+            self.stages = make_segments(
+                self.work,
+                ledger.header,
+                numbers,
+                self.upscaler,
+                lambda row: ledgers.append(self.work.folder, row),
+                check=self.check,
+                on_frame=on_frame,
+            )
+
+    def _make_unplanned(self, ledger: Ledger) -> None:
         """Everything after the last finished segment."""
+        work = self.work
         try:
             decoder = self._open_decoder(ledger)
         except UnusableMedia as error:
-            if ledger is None or not ledger.rows or error.code != "empty_range":
+            if not ledger.rows or error.code != "empty_range":
                 raise
             # It was killed between its last segment and the note that it was the last.
-            ledgers.append(self.folder, {"frames": 0})
+            ledgers.append(work.folder, {"frames": 0})
             return
         with decoder:
-            info = decoder.info
-            if ledger is None:
-                shift = pts_shift(info, self.options)
-                ledger = ledgers.start(self.folder, Header(fingerprint, str(info.time_base), shift))
-            encode = encode_options(info, self.options, self.container)
-            checked_codec(encode)
             flow = FrameFlow(
                 decoder,
                 self.upscaler,
                 self.check,
-                reuse_duplicates=self.options.reuse_duplicates,
+                reuse_duplicates=work.options.reuse_duplicates,
                 shift=ledger.header.shift,
             )
-            self._write_segments(flow, ledger, encode, info, on_progress)
+            self._write_segments(flow, ledger, decoder.info)
             assert decoder.summary is not None
             self.stages = flow.times.summary()
-            ledgers.append(self.folder, asdict(decoder.summary))
+            ledgers.append(work.folder, asdict(decoder.summary))
 
-    def _open_decoder(self, ledger: Ledger | None) -> Decoder:
+    def _open_decoder(self, ledger: Ledger) -> Decoder:
         after = None
-        if ledger is not None and ledger.last_pts is not None:
+        if ledger.last_pts is not None:
             after = ledger.last_pts + ledger.header.shift
-        return Decoder(self.source, decode_options(self.options, after), self.check)
+        return Decoder(self.work.source, decode_options(self.work.options, after), self.check)
 
-    def _write_segments(
-        self,
-        flow: FrameFlow,
-        ledger: Ledger,
-        encode: EncodeOptions,
-        info: VideoInfo,
-        on_progress: OnProgress | None,
-    ) -> None:
-        report = progress_reporter(on_progress, expected_frames(info, self.options), self.earlier)
-        longest = round(Fraction(str(self.segment_seconds)) / info.time_base)
-        segments = _Segments(self.folder, encode, self.check, len(ledger.rows), longest)
-        with closing(segments):
+    def _write_segments(self, flow: FrameFlow, ledger: Ledger, info: VideoInfo) -> None:
+        work, number = self.work, len(ledger.rows)
+        total = expected_frames(info, work.options)
+        report = progress_reporter(self.on_progress, total, ledger.frames)
+        longest = round(Fraction(str(work.segment_seconds)) / info.time_base)
+        encode = encode_options(info, work.options, work.container)
+        with closing(SegmentWriter(work.folder, encode, self.check)) as writer:
             for upscaled in flow:
-                segments.put(upscaled)
-                report(self.earlier + len(flow.ledger))
-            segments.finish()
-
-    def join(self, output: Path) -> Manifest:
-        """One file out of all segments."""
-        ledger = ledgers.read(self.folder)
-        if ledger is None or ledger.summary is None or not ledger.rows:
-            raise EncodeError("The segments of this job are gone; start it anew.")
-        info = self._whole_info(ledger)
-        encode = encode_options(info, self.options, self.container)
-        around = companions(self.source, info, self.options)
-        with written_beside(output) as partial:
-            joined = join_segments(self.folder, encode, around, partial, self.check)
-            manifest = build_manifest(
-                Facts(
-                    info=info,
-                    encode=encode,
-                    decoded=_whole_summary(ledger),
-                    encoded=joined.summary,
-                    backend=self.upscaler.info,
-                    ledger=[pts for row in ledger.rows for pts in row.pts],
-                    frames_reused=sum(row.reused for row in ledger.rows),
-                    frames_promised=0 if self.earlier else info.frames_promised,
-                    missing_bytes=self.missing,
-                    strict=self.options.strict,
-                    copied=joined.copied,
-                    dropped=joined.dropped,
-                    stages=self.stages,
-                    seconds=time.monotonic() - self.started,
-                )
-            )
-        return self._with_history(manifest)
-
-    def _whole_info(self, ledger: Ledger) -> VideoInfo:
-        """The video as the first call saw it."""
-        info = probe(self.source, self.options.limits)
-        if self.options.start_seconds is None:
-            return info
-        return replace(info, start_pts=ledger.header.shift)
-
-    def _with_history(self, manifest: Manifest) -> Manifest:
-        if not self.earlier:
-            return manifest
-        note = f"resumed after {self.earlier} frames; damage before them was counted then"
-        return replace(manifest, warnings=[*manifest.warnings, note])
+                first = writer.first_pts
+                full = first is not None and upscaled.pts - first >= longest
+                if full and upscaled.frame is not None:
+                    ledgers.append(work.folder, writer.finish(number))
+                    number += 1
+                writer.put(upscaled)
+                report(ledger.frames + len(flow.ledger))
+            if writer.first_pts is not None:
+                ledgers.append(work.folder, writer.finish(number))
 
 
-@dataclass
-class _Segments:
-    """Writes one segment after the other."""
-
-    folder: Path
-    encode: EncodeOptions
-    check: Callable[[], None]
-    number: int
-    longest: int
-    """In ticks of the source."""
-    _encoder: Encoder | None = None
-    _pts: list[int] = field(default_factory=list)
-    _durations: list[int] = field(default_factory=list)
-    _reused: int = 0
-
-    def put(self, upscaled: Upscaled) -> None:
-        """Takes the next frame; ends a segment that is long enough before it."""
-        full = bool(self._pts) and upscaled.pts - self._pts[0] >= self.longest
-        if full and upscaled.frame is not None:
-            self.finish()
-        if self._encoder is None:
-            self._encoder = Encoder(self._segment_options(), None, self._partial(), self.check)
-        place = self._place(len(self._pts))
-        length = self._place(len(self._pts) + 1) - place
-        if upscaled.frame is None:
-            self._encoder.repeat(place, length)
-            self._reused += 1
+def runs(numbers: Sequence[int]) -> list[range]:
+    """Ascending numbers as consecutive stretches."""
+    found: list[range] = []
+    for number in numbers:
+        if found and found[-1].stop == number:
+            found[-1] = range(found[-1].start, number + 1)
         else:
-            self._encoder.put(upscaled.frame, place, length)
-        self._pts.append(upscaled.pts)
-        self._durations.append(upscaled.duration)
+            found.append(range(number, number + 1))
+    return found
 
-    def finish(self) -> None:
-        """Makes the current segment durable and enters it into the ledger."""
-        if self._encoder is None:
-            return
-        summary = self._encoder.finish()
-        self.close()
-        rank = {place: index for index, place in enumerate(sorted(summary.packet_pts))}
-        if len(rank) != len(self._pts):
-            raise EncodeError(
-                f"Frames were lost ({len(self._pts)} upscaled, {len(rank)} written); "
-                "this is a bug, please report it."
-            )
-        partial, final = self._partial(), self.folder / f"segment-{self.number:05d}.mkv"
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        digest = ledgers.file_sha256(partial)
-        partial.replace(final)
-        ledgers.sync_folder(self.folder)
-        order = [rank[place] for place in summary.packet_pts]
-        row = Row(final.name, digest, self._pts, self._durations, order, self._reused)
-        ledgers.append(self.folder, row)
-        self.number += 1
-        self._pts, self._durations, self._reused = [], [], 0
 
-    def close(self) -> None:
-        """Ends the encoder of an unfinished segment."""
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
+def _is_planned(ledger: Ledger) -> bool:
+    return ledger.header.cuts is not None
 
-    def _place(self, index: int) -> int:
-        """Milliseconds of frame ``index`` within its segment: even, and never two alike."""
-        rate = self.encode.rate or Fraction(25)
-        return index if rate > 500 else round(index * 1000 / rate)
 
-    def _partial(self) -> Path:
-        return self.folder / f"segment-{self.number:05d}.mkv.part"
+def _planned_info(header: Header) -> VideoInfo:
+    if header.video is None:
+        raise EncodeError("This job has no plan; start it anew.")
+    return info_from_message(header.video)
 
-    def _segment_options(self) -> EncodeOptions:
-        return replace(self.encode, container="mkv", time_base=_SEGMENT_CLOCK, display_matrix=None)
+
+def _whole_info(work: Work, ledger: Ledger) -> VideoInfo:
+    """The video as the first call saw it."""
+    if _is_planned(ledger):
+        return _planned_info(ledger.header)
+    info = probe(work.source, work.options.limits)
+    if work.options.start_seconds is None:
+        return info
+    return replace(info, start_pts=ledger.header.shift)
 
 
 def _whole_summary(ledger: Ledger) -> DecodeSummary:
-    """What the last call's decoder counted, with the frames of all calls.
+    """What the decoders counted, with the frames of all calls.
 
-    What it skipped was finished before, or lies before the start that was asked for.
+    What they skipped was finished before, or lies before the start that was asked for.
     """
-    empty: dict[str, Any] = dict.fromkeys(DecodeSummary.__dataclass_fields__, 0)
-    empty |= {"stopped_early": False, "demux_error": ""}
-    last = DecodeSummary(**(empty | (ledger.summary or {})))
-    return replace(last, frames=ledger.frames, skipped=0)
-
-
-def _fingerprint(
-    source: Path, options: VideoOptions, container: str, upscaler: FrameUpscaler
-) -> str:
-    """Of everything that makes two jobs different."""
-    size = source.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with source.open("rb") as file:
-        digest.update(file.read(_SAMPLE_BYTES))
-        file.seek(max(size - _SAMPLE_BYTES, 0))
-        digest.update(file.read(_SAMPLE_BYTES))
-    info = upscaler.info
-    facts = [asdict(options), container, info.name, info.model, info.onnx_sha256]
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    return digest.hexdigest()
+    zero: dict[str, Any] = dict.fromkeys(DecodeSummary.__dataclass_fields__, 0)
+    zero |= {"stopped_early": False, "demux_error": ""}
+    if not _is_planned(ledger):
+        last = DecodeSummary(**(zero | (ledger.summary or {})))
+        return replace(last, frames=ledger.frames, skipped=0)
+    total = dict(zero)
+    for row in ledger.rows:
+        for name, value in row.counted.items():
+            total[name] = total[name] or value if name == "demux_error" else total[name] + value
+    # Decoders of parts read more packets than their own, and stop early unless theirs is the last.
+    last_stopped = bool(ledger.rows[-1].counted.get("stopped_early"))
+    total |= {"packets": ledger.header.packets, "stopped_early": last_stopped, "skipped": 0}
+    return DecodeSummary(**(total | {"frames": ledger.frames}))

@@ -34,6 +34,12 @@ class DecodeOptions:
     """Damage is an error rather than a count."""
     after_pts: int | None = None
     """Hand over only frames after this pts: the rest of a job that was interrupted."""
+    from_pts: int | None = None
+    """Begin at this key frame, which must be one of ``server.media.scan.find_key_frames``."""
+    until_pts: int | None = None
+    """First pts not wanted any more."""
+    described: Message | None = None
+    """``info_to_message`` of the whole video, so that a part of it is treated alike."""
     formats: tuple[str, ...] = ("rgb24",)
     """Frame formats that the caller takes; ``nv12`` is used for 4:2:0 video if it is among them."""
 

@@ -21,13 +21,14 @@ from server.media.colour import RGB_RANGE, SWSCALE_FLAGS
 from server.media.decoding import Job, Timed, Wanted, nothing_error, seek_to, timed_frames
 from server.media.description import alpha_error, colour_of, describe
 from server.media.errors import MediaError, UnsupportedMedia, UnusableMedia
+from server.media.key_frames import scan
 from server.media.limits import Limits
 from server.media.open import (
     choose_video,
     open_container,
     too_many_frames,
 )
-from server.media.probe import VideoInfo, info_to_message
+from server.media.probe import VideoInfo, info_from_message, info_to_message
 from server.media.sandbox import isolate, limit
 from server.media.wire import Inbox, Message, Ring, copy_rows, plane_shapes, send, slot_bytes
 
@@ -64,21 +65,33 @@ def _run(inbox: Inbox, outlet: _Outlet, cut_off: dict[str, bool]) -> None:
     with open_container(Path(command["source"]), limits) as container:
         stream = choose_video(container, limits)
         job = Job(container, stream, limits, bool(command["strict"]))
+        if command.get("scan"):
+            outlet.tell(scan(job, outlet.tell))
+            return
         origin = Fraction(container.start_time or 0, av.time_base)
         start, end = (
             None if command[name] is None else origin + Fraction(str(command[name]))
             for name in ("start_seconds", "end_seconds")
         )
-        wanted = Wanted(start, end, command["after_pts"])
+        places = (command.get(name) for name in ("after_pts", "from_pts", "until_pts"))
+        wanted = Wanted(start, end, *places)
         seek_to(job, wanted)
         frames = timed_frames(job, wanted)
         first = next(frames, None)
         if first is None:
             raise nothing_error(job)
-        info = replace(describe(job, first, command["formats"]), sandbox=cut_off)
+        info = replace(_describe(job, first, command), sandbox=cut_off)
         outlet.tell({"type": "head", "info": info_to_message(info)})
         _hand_over(job, info, _chain(first, frames), outlet)
     outlet.tell({"type": "end", **job.counters.__dict__})
+
+
+def _describe(job: Job, first: Timed, command: Message) -> VideoInfo:
+    """What the video is; a part of one is what the whole was said to be."""
+    described = command.get("described")
+    if described is not None:
+        return info_from_message(described)
+    return describe(job, first, command["formats"])
 
 
 def _chain(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:

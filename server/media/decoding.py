@@ -15,7 +15,7 @@ from server.media.errors import MediaError, UnusableMedia
 from server.media.limits import Limits
 from server.media.rational import fraction
 
-_SEEKABLE = frozenset({"mov", "matroska"})
+SEEKABLE = frozenset({"mov", "matroska"})
 """Containers whose index makes a seek land on a key frame before the target."""
 
 
@@ -118,16 +118,32 @@ class Wanted:
     start: Fraction | None
     end: Fraction | None
     after_pts: int | None
+    from_pts: int | None = None
+    """A key frame; seeking goes there."""
+    until_pts: int | None = None
+    """First pts not wanted any more."""
 
 
 def seek_to(job: Job, wanted: Wanted) -> None:
     """Goes to the last key frame before what is wanted, where that is reliable."""
-    if job.container.format.name.split(",")[0] not in _SEEKABLE:
+    if job.container.format.name.split(",")[0] not in SEEKABLE:
         return
-    if wanted.after_pts is not None:
+    if wanted.from_pts is not None:
+        _seek_at_most(job, wanted.from_pts)
+    elif wanted.after_pts is not None:
         job.container.seek(wanted.after_pts, stream=job.stream)
     elif wanted.start is not None:
         job.container.seek(int(wanted.start * av.time_base))
+
+
+def _seek_at_most(job: Job, pts: int) -> None:
+    """Goes to the key frame at ``pts``, or to one before it where the index is not that good."""
+    job.container.seek(pts, stream=job.stream)
+    first = next(job.container.demux(job.stream), None)
+    if first is not None and first.pts is not None and first.pts <= pts:
+        job.container.seek(pts, stream=job.stream)
+    else:
+        job.container.seek(0)
 
 
 def timed_frames(job: Job, wanted: Wanted) -> Iterator[Timed]:
@@ -138,10 +154,12 @@ def timed_frames(job: Job, wanted: Wanted) -> Iterator[Timed]:
     for frame in job.frames():
         pts = clock.pts(frame, job.counters)
         too_early = wanted.start is not None and pts * base < wanted.start
+        too_early = too_early or (wanted.from_pts is not None and pts < wanted.from_pts)
         if too_early or (wanted.after_pts is not None and pts <= wanted.after_pts):
             job.counters.skipped += 1
             continue
-        if wanted.end is not None and pts * base >= wanted.end:
+        too_late = wanted.end is not None and pts * base >= wanted.end
+        if too_late or (wanted.until_pts is not None and pts >= wanted.until_pts):
             job.counters.stopped_early = True
             return
         yield Timed(frame, pts)

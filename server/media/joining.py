@@ -57,8 +57,9 @@ class Joiner:
         """Adds the stream, with everything that a segment's header cannot say."""
         self._folder = folder
         self._ledger = ledger
+        self._rows = [row for row in ledger.rows if row.pts]
         self._time_base = Fraction(ledger.header.time_base)
-        with _open_segment(folder / ledger.rows[0].file) as first:
+        with _open_segment(folder / self._rows[0].file) as first:
             template = first.streams.video[0]
             self._extradata = template.codec_context.extradata
             self.stream: VideoStream = output.add_stream_from_template(template, opaque=True)
@@ -80,7 +81,7 @@ class Joiner:
             EncodeError: a segment is not what the ledger says.
         """
         times = iter(stamps(self._ledger))
-        for row in self._ledger.rows:
+        for row in self._rows:
             count = 0
             with _open_segment(self._folder / row.file) as segment:
                 stream = segment.streams.video[0]

@@ -1,5 +1,8 @@
 """The truth about a job in segments: which frames are finished, and when each is shown.
 
+A video that can be cut at key frames has a plan in its header: then segments are made in any order,
+by anybody. Without one they are made one after the other.
+
 One JSON object a line, appended and flushed to the disk after its segment is there under its own
 name. Segments never carry the truth: their clock is too coarse; the final file takes every time
 stamp from here. Shared by the job and the child that joins the segments, so it imports little.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,12 @@ class Header:
     shift: int
     """Already subtracted from every pts."""
     schema: int = SCHEMA
+    cuts: list[int] | None = None
+    """The plan: where each segment but the first begins, in pts of the source."""
+    packets: int = 0
+    """Of the planned video."""
+    video: dict[str, Any] | None = None
+    """``info_to_message`` of the planned video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class Row:
     order: list[int]
     """Of each packet, in decoding order: which frame of the segment it is."""
     reused: int = 0
+    counted: dict[str, Any] = field(default_factory=dict)
+    """Of a planned segment: what the decoder counted since the one before it that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,21 @@ class Ledger:
         return sum(len(row.pts) for row in self.rows)
 
     @property
+    def missing(self) -> list[int]:
+        """Numbers of the planned segments that are not finished."""
+        made = {row.file for row in self.rows}
+        count = len(self.header.cuts or ()) + 1
+        return [number for number in range(count) if segment_name(number) not in made]
+
+    @property
     def last_pts(self) -> int | None:
         """Of the last finished frame."""
         return self.rows[-1].pts[-1] if self.rows else None
+
+
+def segment_name(number: int) -> str:
+    """File name of a segment within its folder."""
+    return f"segment-{number:05d}.mkv"
 
 
 def read(folder: Path) -> Ledger | None:
@@ -79,9 +102,13 @@ def read(folder: Path) -> Ledger | None:
             break
     if not entries or entries[0].get("schema") != SCHEMA:
         return None
+    header = Header(**entries[0])
     rows = [Row(**entry["row"]) for entry in entries[1:] if "row" in entry]
+    if header.cuts is not None:  # written as they were finished; one that was made again is last
+        newest = {row.file: row for row in rows}
+        rows = [newest[name] for name in sorted(newest)]
     summaries = [entry["summary"] for entry in entries[1:] if "summary" in entry]
-    return Ledger(Header(**entries[0]), rows, summaries[-1] if summaries else None)
+    return Ledger(header, rows, summaries[-1] if summaries else None)
 
 
 def read_valid(folder: Path, fingerprint: str) -> Ledger | None:
@@ -95,8 +122,11 @@ def read_valid(folder: Path, fingerprint: str) -> Ledger | None:
         return None
     good: list[Row] = []
     for row in ledger.rows:
-        if not _intact(folder / row.file, row.sha256):
-            break
+        # A segment of a plan without frames (all were damaged) has no file.
+        if row.pts and not _intact(folder / row.file, row.sha256):
+            if ledger.header.cuts is None:
+                break
+            continue
         good.append(row)
     if len(good) != len(ledger.rows):
         ledger = Ledger(ledger.header, good)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,8 @@ VFR = Clip(
     options={"bf": "2", "g": "6"},
     audio=("aac",),
 )
+WHOLE = replace(VFR, options={"bf": "2", "g": "250"})
+"""One key frame: no plan, so that segments end where time says."""
 
 
 class Counting(Upscaler):
@@ -86,11 +89,11 @@ def test_joined_segments_are_the_same_video_as_one_made_at_once(
     assert stamps == sorted(set(stamps))
 
 
-@pytest.mark.parametrize("dies_at", [0, 8])
+@pytest.mark.parametrize(("clip", "dies_at"), [(WHOLE, 0), (WHOLE, 8), (VFR, 8)])
 def test_a_killed_job_goes_on_after_its_last_segment(
-    dies_at: int, tmp_path: Path, folder: Path, upscaler: Counting
+    clip: Clip, dies_at: int, tmp_path: Path, folder: Path, upscaler: Counting
 ) -> None:
-    source = write_clip(tmp_path / "source", VFR)
+    source = write_clip(tmp_path / "source", clip)
     output = tmp_path / "a.mp4"
     upscaler.dies_at = dies_at
     with pytest.raises(KeyboardInterrupt):
@@ -114,7 +117,7 @@ def test_a_killed_job_goes_on_after_its_last_segment(
 def test_a_job_that_died_at_the_very_end_only_joins(
     tmp_path: Path, folder: Path, upscaler: Counting
 ) -> None:
-    source = write_clip(tmp_path / "source", VFR)
+    source = write_clip(tmp_path / "source", WHOLE)
     upscale_in_segments(source, tmp_path / "a.mp4", folder, upscaler, segment_seconds=0.2)
     path = folder / FILE_NAME
     complete = path.read_text()
@@ -134,7 +137,7 @@ def test_a_job_that_died_at_the_very_end_only_joins(
 def test_a_damaged_segment_and_all_after_it_are_made_again(
     tmp_path: Path, folder: Path, upscaler: Counting
 ) -> None:
-    source = write_clip(tmp_path / "source", VFR)
+    source = write_clip(tmp_path / "source", WHOLE)
     upscale_in_segments(source, tmp_path / "a.mp4", folder, upscaler, segment_seconds=0.2)
     ledger = read(folder)
     assert ledger is not None
