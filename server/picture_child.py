@@ -82,6 +82,7 @@ def _limit_process(limits: PictureLimits) -> None:
     memory = BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * limits.max_pixels
     sandbox.limit(memory_bytes=memory, cpu_seconds=None, may_write_files=False)
     signal.setitimer(signal.ITIMER_REAL, limits.decode_seconds)
+    sandbox.confine()  # the picture and the pipe are open
 
 
 if __name__ == "__main__":

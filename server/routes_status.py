@@ -41,6 +41,12 @@ async def livez() -> dict[str, str]:
                         "device": "CPU (2 threads)",
                         "build": None,
                         "workers": ["idle", "busy"],
+                        "sandbox": {
+                            "network": True,
+                            "privileges": True,
+                            "files": True,
+                            "syscalls": True,
+                        },
                         "calibration": {"state": "done", "fps": 1.9, "size": "1024x1024"},
                     }
                 }

@@ -217,6 +217,7 @@ class Service:
             "meanwhile": stand_in.engine.get("name") if stand_in else None,
             "build": builds[0] if builds else None,
             "workers": [slot.state for slot in self.pool.slots],
+            "sandbox": next((slot.sandbox for slot in self.pool.slots if slot.sandbox), None),
             "calibration": {"state": measured.state, **(measured.result or {})},
         }
 

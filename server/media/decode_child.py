@@ -29,7 +29,7 @@ from server.media.open import (
     too_many_frames,
 )
 from server.media.probe import VideoInfo, info_from_message, info_to_message
-from server.media.sandbox import isolate, limit
+from server.media.sandbox import confine, isolate, limit
 from server.media.wire import Inbox, Message, Ring, copy_rows, plane_shapes, send, slot_bytes
 
 
@@ -55,14 +55,16 @@ def main() -> None:
 
 
 def _run(inbox: Inbox, outlet: _Outlet, cut_off: dict[str, bool]) -> None:
-    command = inbox.take()
-    limits = Limits(**command["limits"])
+    command = inbox.first()
+    limits, source = Limits(**command["limits"]), Path(command["source"])
     limit(
         memory_bytes=limits.decode_memory_bytes,
         cpu_seconds=limits.decode_cpu_seconds,
         may_write_files=False,
     )
-    with open_container(Path(command["source"]), limits) as container:
+    cut_off = {**cut_off, **confine(reads=[source])}
+    inbox.start()
+    with open_container(source, limits) as container:
         stream = choose_video(container, limits)
         job = Job(container, stream, limits, bool(command["strict"]))
         if command.get("scan"):

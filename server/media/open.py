@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+
+# PyAV loads these when it meets a stream of text, and a confined process can load nothing.
+import av.subtitles.codeccontext
+import av.subtitles.stream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream

@@ -28,6 +28,7 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,  # noqa: F401  # loaded for EXIF, and a confined process can load nothing
     WebPImagePlugin,
 )
 

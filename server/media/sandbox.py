@@ -1,14 +1,20 @@
 """What a media child gives up before it looks at user bytes. Linux only; each step is best effort.
 
 Decoders are the part of any video service that attackers reach first. The child that runs them
-has no network, cannot gain privileges, cannot create files when it only decodes, and has caps on
-memory, descriptors and processor time.
+has no network, cannot gain privileges, sees no file but its own, cannot create any, can make only
+the system calls that decoding needs, and has caps on memory, descriptors and processor time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+from server.media import landlock, syscall_filter
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -33,6 +39,40 @@ def isolate() -> dict[str, bool]:
     _keep_ordinary_priority(libc)
     privileges = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     return {"network": network, "privileges": privileges}
+
+
+def confine(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> dict[str, bool]:
+    """Gives up every file but these and every system call that media work does not need, for good.
+
+    Must be called while the process has one thread, after everything is imported and ``limit``.
+
+    Args:
+        reads: what can still be read: files, and directories with all that is in them.
+        writes: files that can still be read and changed; they must be there.
+
+    Returns:
+        Which of ``files`` and ``syscalls`` are really cut off.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # without it only root may go on
+    files = landlock.see_only(reads, writes)
+    return {"files": files, "syscalls": syscall_filter.install()}
+
+
+def what_holds() -> dict[str, bool]:
+    """What ``isolate`` and ``confine`` really cut off on this machine, tried in a fork.
+
+    Call it before the process starts a thread.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, json.dumps({**isolate(), **confine()}).encode())
+        os._exit(0)
+    os.close(writing)
+    content = os.read(reading, 4096)
+    os.close(reading)
+    os.waitpid(pid, 0)
+    return {name: bool(held) for name, held in json.loads(content or b"{}").items()}
 
 
 def _keep_ordinary_priority(libc: ctypes.CDLL) -> None:

@@ -143,7 +143,7 @@ def copy_rows(
 
 
 class Inbox:
-    """The child's end of the command pipe, read on a thread of its own.
+    """The child's end of the command pipe, from ``start`` on read on a thread of its own.
 
     When the parent is gone the pipe ends and the whole process ends at once, even in the middle
     of a decode: no child outlives its job.
@@ -153,14 +153,24 @@ class Inbox:
         self._receiver = Receiver(fd)
         self._messages: list[Message] = []
         self._arrived = threading.Condition()
+
+    def first(self) -> Message:
+        """Waits for the first message without a thread: what is given up now holds for all."""
+        return self._receive()
+
+    def start(self) -> None:
+        """Begins to read; ``take`` works from here on."""
         threading.Thread(target=self._pump, name="inbox", daemon=True).start()
+
+    def _receive(self) -> Message:
+        try:
+            return self._receiver.receive()
+        except WireClosed:
+            os._exit(0)
 
     def _pump(self) -> None:
         while True:
-            try:
-                message = self._receiver.receive()
-            except WireClosed:
-                os._exit(0)
+            message = self._receive()
             with self._arrived:
                 self._messages.append(message)
                 self._arrived.notify()

@@ -8,6 +8,7 @@ import socket
 import sys
 
 from engine.errors import EngineError, EngineFault
+from server.media.sandbox import what_holds
 from server.workers.channel import Channel
 from server.workers.child import serve
 from server.workers.tasks import EngineTasks
@@ -21,6 +22,7 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     config = json.loads(sys.argv[2])
     channel.send({"event": "starting"})
+    sandbox = what_holds()
 
     def on_build(what: str, fraction: float) -> None:
         channel.send({"event": "building", "what": what, "fraction": round(fraction, 3)})
@@ -34,7 +36,7 @@ def main() -> int:
         channel.send({"event": "fatal", "message": str(error)})
         return NO_ENGINE
     with tasks:
-        serve(channel, tasks.table(), {"engine": tasks.info()})
+        serve(channel, tasks.table(), {"engine": tasks.info(), "sandbox": sandbox})
     return OK
 
 

@@ -45,6 +45,8 @@ class Slot:
     """``starting``, ``building``, ``idle``, ``busy``, ``restarting`` or ``unusable``."""
     worker: WorkerProcess | None = None
     engine: Message = field(default_factory=dict)
+    sandbox: dict[str, bool] = field(default_factory=dict)
+    """What the media children of this worker really give up."""
     build: Message | None = None
     """``what`` and ``fraction`` while a plan is built."""
     problem: str | None = None
@@ -258,6 +260,9 @@ class WorkerPool:
         try:
             await worker.wait_ready(lambda message: self._on_start_event(slot, message))
             slot.engine, slot.build = worker.engine, None
+            slot.sandbox = worker.sandbox
+            if missing := [name for name, held in slot.sandbox.items() if not held]:
+                log_event("sandbox_incomplete", worker=slot.index, missing=missing)
             for _ in range(self._options.recycle_tasks):
                 self._set_state(slot, "idle")
                 ticket = await self._next_ticket(slot, worker)

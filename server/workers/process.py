@@ -42,6 +42,8 @@ class WorkerProcess:
         self._writer = writer
         self.engine: dict[str, Any] = {}
         """Backend, version, device, model, …; known after ``wait_ready``."""
+        self.sandbox: dict[str, bool] = {}
+        """What its media children really give up here; known after ``wait_ready``."""
 
     @classmethod
     async def start(cls, command: Sequence[str], config: Message) -> WorkerProcess:
@@ -80,6 +82,7 @@ class WorkerProcess:
             message = await self._receive()
             if message["event"] == "ready":
                 self.engine = message["engine"]
+                self.sandbox = message.get("sandbox", {})
                 return
             if message["event"] == "fatal":
                 raise WorkerUnusable(message["message"])

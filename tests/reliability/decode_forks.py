@@ -89,6 +89,12 @@ class _Commands:
         self._waiting = [command, {"slots": _SLOTS}]
         self._turn = -1
 
+    def start(self) -> None:
+        """Nothing to wait for."""
+
+    def first(self) -> dict[str, Any]:
+        return self.take()
+
     def take(self) -> dict[str, Any]:
         if self._waiting:
             return self._waiting.pop(0)

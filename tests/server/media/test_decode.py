@@ -237,7 +237,7 @@ def test_a_child_that_hangs_is_given_up_and_ended() -> None:
 def test_too_little_memory_is_an_error_and_not_a_crash_of_ours(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a", Clip(width=512, height=512))
     with pytest.raises(MediaError):
-        probe(path, replace(LIMITS, decode_memory_bytes=150_000_000))
+        probe(path, replace(LIMITS, decode_memory_bytes=130_000_000))
 
 
 def test_start_and_end_choose_frames_and_nothing_is_an_error(tmp_path: Path) -> None:
