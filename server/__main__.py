@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Raises SettingsError when it cannot start."""
+    _check_cache_dir(settings.cache_dir)
     listener = _listen(settings.host, settings.port)
     with listener:
         app = create_app(settings)
@@ -89,6 +91,19 @@ def _add_key(settings: Settings, name: str) -> int:
         ) from None
     print(key)
     return 0
+
+
+def _check_cache_dir(path: Path | None) -> None:
+    """A plan cache that was named must take plans: better known now than after a build."""
+    if path is None:
+        return
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise SettingsError(
+            f"the plan cache {path} cannot be written ({error.strerror}); set SR_CACHE_DIR."
+        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

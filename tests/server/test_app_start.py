@@ -47,7 +47,8 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int, *word
         ({"SR_WORKERS": "many"}, ("SR_WORKERS", "many")),
         ({"SR_ALLOWED_HOSTS": "not json"}, ("allowed_hosts",)),
         ({"SR_HOST": "no.such.host.invalid"}, ("SR_HOST",)),
-        ({"SR_DATA_DIR": "/proc/nothing"}, ("SR_DATA_DIR",)),
+        ({"SR_DATA_DIR": "/proc/nothing"}, ("SR_DATA_DIR", "/proc/nothing")),
+        ({"SR_CACHE_DIR": "/proc/nothing"}, ("SR_CACHE_DIR", "/proc/nothing")),
         ({"SR_API_KEYS_FILE": "/nowhere/keys"}, ("--add-key",)),
     ],
 )
