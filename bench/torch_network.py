@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
-from engine.backends.cuda_lane import CudaLane, Streams
+from engine.backends.cuda_device_lane import CudaDeviceLane, CudaMemory
+from engine.backends.cuda_lane import CudaLane, SlotLane, Streams
 from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensor_shapes import input_shapes, output_shapes
 from engine.colour import colour_map
@@ -28,6 +29,7 @@ from engine.contract import (
     Y_INPUT,
     Y_OUTPUT,
 )
+from engine.device import DeviceLane, DeviceMemory
 from engine.errors import EngineFault
 from engine.graph import convolutions
 from engine.graph_nv12 import CHROMA_SCALE, fold_first, fold_last
@@ -175,7 +177,7 @@ class TorchCudaBackend:
     def __init__(self, thread: GpuThread, model: Model) -> None:
         self._thread, self._model = thread, model
         self._streams = thread.call(Streams.open)
-        self._lanes: list[CudaLane] = []
+        self._lanes: list[SlotLane] = []
 
     @property
     def info(self) -> BackendInfo:
@@ -195,6 +197,18 @@ class TorchCudaBackend:
         """Lanes of ``engine.backends.cuda_lane`` around one :class:`TorchCompute`."""
         compute = self._thread.call(lambda device: TorchCompute(self._model, spec))
         lanes = [CudaLane(self._thread, self._streams, compute, spec) for _ in range(count)]
+        self._lanes += lanes
+        return list(lanes)
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """Where frames that stay on the GPU are."""
+        return CudaMemory(self._thread)
+
+    def open_device_lanes(self, spec: LaneSpec, count: int) -> list[DeviceLane]:
+        """Likewise, for frames that stay on the GPU."""
+        compute = self._thread.call(lambda device: TorchCompute(self._model, spec))
+        lanes = [CudaDeviceLane(self._thread, self._streams, compute, spec) for _ in range(count)]
         self._lanes += lanes
         return list(lanes)
 

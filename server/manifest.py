@@ -49,6 +49,9 @@ class Manifest:
     seconds: float
     fps: float
     warnings: list[str] = field(default_factory=list)
+    frame_memory: dict[str, str] = field(default_factory=dict)
+    """Where frames were decoded to and encoded from: ``host`` or device memory; the ``reason`` for
+    the host."""
     schema: int = SCHEMA
 
     def to_json(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.backends.base import BackendInfo
@@ -12,6 +12,8 @@ from server.media.decode import DecodeSummary
 from server.media.encode import EncodeOptions, EncodeSummary
 from server.media.errors import EncodeError, UnusableMedia
 from server.media.probe import VideoInfo
+
+_IN_SEGMENTS = {"decode": "host", "encode": "host", "reason": "segments go through the host"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Facts:
     dropped: list[dict[str, Any]]
     stages: dict[str, dict[str, float]]
     seconds: float
+    frame_memory: dict[str, str] = field(default_factory=dict)
+    """Where the frames were, for the manifest."""
 
 
 def truncated(what: str) -> UnusableMedia:
@@ -79,6 +83,7 @@ def build_manifest(facts: Facts) -> Manifest:
         seconds=round(facts.seconds, 3),
         fps=round(frames / facts.seconds, 3) if facts.seconds > 0 else 0.0,
         warnings=_warnings(facts, short),
+        frame_memory=facts.frame_memory or _IN_SEGMENTS,
     )
 
 

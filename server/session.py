@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.contract import SCALE
 from server.beside import written_beside
@@ -34,6 +35,10 @@ from server.video_options import (
     choose_container,
     expected_frames,
 )
+from server.video_path import HOST, DeviceFlow, DevicePath, Job, find_device
+
+if TYPE_CHECKING:  # PyAV is loaded in the engine's process only where it is used
+    from server.media.nvidia_codecs import DeviceCodecs
 
 
 def upscale_video(
@@ -44,6 +49,7 @@ def upscale_video(
     on_progress: OnProgress | None = None,
     *,
     cancelled: Callable[[], bool] = bool,
+    device_codecs: DeviceCodecs | None = None,
 ) -> Manifest:
     """Makes a video four times larger (or ``height``/``size``), with everything else it holds.
 
@@ -55,6 +61,7 @@ def upscale_video(
         options: what the user chose.
         on_progress: called after every frame.
         cancelled: asked for every frame and a few times a second while waiting.
+        device_codecs: codecs over the memory of the upscaler's device; None is NVIDIA's.
 
     Raises:
         UnsupportedMedia, UnusableMedia, OverLimit: the input.
@@ -68,7 +75,7 @@ def upscale_video(
     missing = check_complete(source, options)
     container = choose_container(options, sink if isinstance(sink, Path) else None)
     find_codec(options.codec)
-    run = _Run(source, upscaler, options, container, on_progress, check, missing)
+    run = _Run(source, upscaler, options, container, on_progress, check, missing, device_codecs)
     if isinstance(sink, Path):
         with written_beside(sink) as partial:
             return run.to(partial)
@@ -88,6 +95,7 @@ class _Run:
     on_progress: OnProgress | None
     check: Callable[[], None]
     missing: int
+    device_codecs: DeviceCodecs | None = None
     started: float = field(default_factory=time.monotonic)
 
     def to(self, output: Path | WritingEnd) -> Manifest:
@@ -100,26 +108,20 @@ class _Run:
             stack.enter_context(decoder)
             info = decoder.info
             encode = encode_options(info, options, self.container)
-            target = output if isinstance(output, Path) else output.descriptor
-            encoder = Encoder(encode, companions(self.source, info, options), target, self.check)
-            stack.enter_context(encoder)
+            path, note = self._path(decoder, encode, stack)
+            encoder = stack.enter_context(self._encoder(path, encode, info, output))
             if isinstance(output, WritingEnd):
                 output.close()  # the child holds the only one now, so that its end is the end
-            flow = FrameFlow(
-                decoder,
-                self.upscaler,
-                self.check,
-                reuse_duplicates=options.reuse_duplicates,
-                shift=pts_shift(info, options),
-            )
+            flow = self._flow(path, decoder)
             self._pump(flow, encoder, info)
             encoded = encoder.finish()
-            assert decoder.summary is not None
+            decoded = decoder.summary if path is None else path.summary
+            assert decoded is not None
             return build_manifest(
                 Facts(
                     info=info,
                     encode=encode,
-                    decoded=decoder.summary,
+                    decoded=decoded,
                     encoded=encoded,
                     backend=self.upscaler.info,
                     ledger=flow.ledger,
@@ -131,10 +133,51 @@ class _Run:
                     dropped=encoder.dropped,
                     stages=flow.times.summary(),
                     seconds=time.monotonic() - self.started,
+                    frame_memory=note,
                 )
             )
 
-    def _pump(self, flow: FrameFlow, encoder: Encoder, info: VideoInfo) -> None:
+    def _path(
+        self, decoder: Decoder, encode: EncodeOptions, stack: ExitStack
+    ) -> tuple[DevicePath | None, dict[str, str]]:
+        """The way through device memory, where there is one, and what the manifest says of it."""
+        decode = decode_options(self.options)
+        job = Job(
+            self.source, decoder.info, decode, encode, self.upscaler, self.check, self.device_codecs
+        )
+        device, reason = find_device(job)
+        if device is None:
+            return None, {"decode": HOST, "encode": HOST, "reason": reason}
+        path = DevicePath(job, device, decoder)
+        stack.callback(path.close)
+        return path, path.note
+
+    def _encoder(
+        self,
+        path: DevicePath | None,
+        encode: EncodeOptions,
+        info: VideoInfo,
+        output: Path | WritingEnd,
+    ) -> Encoder:
+        target = output if isinstance(output, Path) else output.descriptor
+        around = companions(self.source, info, self.options)
+        if path is not None:
+            return path.encoder(around, target)
+        return Encoder(encode, around, target, self.check)
+
+    def _flow(self, path: DevicePath | None, decoder: Decoder) -> FrameFlow | DeviceFlow:
+        shift = pts_shift(decoder.info, self.options)
+        if path is not None:
+            return DeviceFlow(path, shift)
+        return FrameFlow(
+            decoder,
+            self.upscaler,
+            self.check,
+            reuse_duplicates=self.options.reuse_duplicates,
+            shift=shift,
+        )
+
+    def _pump(self, flow: FrameFlow | DeviceFlow, encoder: Encoder, info: VideoInfo) -> None:
         report = progress_reporter(self.on_progress, expected_frames(info, self.options))
         for upscaled in flow:
             if upscaled.frame is None:

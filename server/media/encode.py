@@ -12,12 +12,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from engine.device import AnyFrame, DeviceNv12
 from engine.frames import Frame, Nv12
 from server.media.child import Child
 from server.media.codecs import (
     CODECS,
     Codec,
     ContainerName,
+    Pace,
     check_codec_size,
     encoder_options,
     find_codec,
@@ -28,8 +30,7 @@ from server.media.limits import Limits
 from server.media.wire import Message, slot_bytes
 
 _SLOTS = 3
-_GOP_SECONDS_FILE = 5
-_GOP_SECONDS_STREAM = 1
+_GOP_SECONDS: dict[Pace, int] = {"file": 5, "stream": 1, "real_time": 1}
 _PATIENCE = 120.0
 _JOIN_SECONDS = 3600.0
 
@@ -95,6 +96,9 @@ class Encoder:
     whose other streams cannot be read.
     """
 
+    kind = "write"
+    """What the child is asked for: to encode frames; in a subclass, to write finished packets."""
+
     def __init__(
         self,
         options: EncodeOptions,
@@ -110,7 +114,7 @@ class Encoder:
             output: a file to create, or the descriptor of a pipe to write to.
             check: called several times a second while waiting; raises to give up.
         """
-        codec = checked_codec(options)
+        command = command_for(options, companions, output) | {"type": self.kind}
         self._patience = _PATIENCE if companions is None else companions.limits.no_progress_seconds
         self._check = check
         self._free = list(range(_SLOTS))
@@ -121,26 +125,35 @@ class Encoder:
         try:
             size = slot_bytes(options.frame_format, options.height, options.width)
             self._ring = self._child.map_ring(_SLOTS, size)
-            self._child.send(_command(options, codec, companions, output))
-            ready = self._receive()
-            self.dropped, self.copied = ready["dropped"], ready["copied"]
+            self._child.send(command)
+            self._wait_until_ready()
         except BaseException:
             self._child.close()
             raise
 
+    def _wait_until_ready(self) -> None:
+        ready = self._receive()
+        self.dropped, self.copied = ready["dropped"], ready["copied"]
+
     def _receive(self) -> Message:
         return self._child.receive(self._patience, self._check)
+
+    def _take_slot(self) -> int:
+        """Waits while the child is behind."""
+        while not self._free or self._child.has_message():
+            self._free.append(int(self._receive()["slot"]))
+        return self._free.pop()
 
     @property
     def pid(self) -> int:
         """Process id of the child."""
         return self._child.pid
 
-    def put(self, frame: Frame, pts: int, duration: int) -> None:
-        """Queues a frame; waits while the encoder is behind. ``frame`` is copied."""
-        while not self._free or self._child.has_message():
-            self._free.append(int(self._receive()["slot"]))
-        slot = self._free.pop()
+    def put(self, frame: AnyFrame, pts: int, duration: int) -> None:
+        """Queues a frame of the host; waits while the encoder is behind. ``frame`` is copied."""
+        if isinstance(frame, DeviceNv12):
+            raise TypeError("this encoder takes frames of the host")
+        slot = self._take_slot()
         _store(frame, self._ring.slot(slot))
         self._child.send({"type": "frame", "slot": slot, "pts": pts, "duration": duration})
 
@@ -195,7 +208,7 @@ def join_segments(
         EncodeError, DiskFull, MediaError: as ``Encoder``.
     """
     patience = companions.limits.no_progress_seconds
-    command = _command(options, checked_codec(options), companions, output)
+    command = command_for(options, companions, output)
     with Child("server.media.encode_child", "joining") as child:
         child.send(command | {"type": "join", "folder": str(folder.absolute())})
         ready = child.receive(patience, check)
@@ -237,7 +250,7 @@ def usable_codecs() -> dict[str, str | None]:
 
 
 def _try_codec(codec: Codec) -> str | None:
-    options = encoder_options(codec, quality=None, preset=None, real_time=True, gop_frames=1)
+    options = encoder_options(codec, quality=None, preset=None, pace="real_time", gop_frames=1)
     with Child("server.media.encode_child", "encoding") as child:
         try:
             child.send({"type": "try", "encoder": codec.encoder, "options": options})
@@ -256,17 +269,19 @@ def _store(frame: Frame, slot: memoryview) -> None:
         start += plane.size
 
 
-def _command(
-    options: EncodeOptions, codec: Codec, companions: Companions | None, output: Path | int
+def command_for(
+    options: EncodeOptions, companions: Companions | None, output: Path | int
 ) -> Message:
+    """What an encode child is told. Raises CodecUnavailable for what no codec can do."""
+    codec = checked_codec(options)
     streaming = isinstance(output, int)
-    seconds = _GOP_SECONDS_STREAM if streaming or options.real_time else _GOP_SECONDS_FILE
-    frames = round(float(options.rate or 25) * seconds)
+    pace: Pace = "real_time" if options.real_time else "stream" if streaming else "file"
+    frames = round(float(options.rate or 25) * _GOP_SECONDS[pace])
     private = encoder_options(
         codec,
         quality=options.quality,
         preset=options.preset,
-        real_time=options.real_time,
+        pace=pace,
         gop_frames=min(frames, 600),
     )
     return {

@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from server.media.colour import RGB_RANGE, SWSCALE_AREA_FLAGS, Colour
 from server.media.wire import copy_rows, plane_shapes
 
-_FRAME_DURATION_FLAG = 1 << 8
+FRAME_DURATION_FLAG = 1 << 8
 """AV_CODEC_FLAG_FRAME_DURATION: packets keep the duration of their frame."""
 
 
@@ -82,7 +82,7 @@ class PictureEncoder:
         context.time_base = spec.time_base
         stream.time_base = spec.time_base
         context.options = dict(spec.options)
-        context.flags |= _FRAME_DURATION_FLAG
+        context.flags |= FRAME_DURATION_FLAG
         context.colorspace = picture.colour.matrix
         context.color_range = picture.colour.swscale_range
         context.color_primaries = picture.colour.primaries

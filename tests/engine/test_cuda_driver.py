@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine.backends.cuda_driver import open_device
+from engine.dlpack import Plane
 from engine.errors import BackendUnavailable, EngineFault, OutOfMemory
 
 
@@ -126,6 +127,37 @@ def test_lack_of_memory_is_told_apart_from_errors_that_stick() -> None:
     with pytest.raises(EngineFault, match="copying a frame in") as caught:
         device.copy_in(None, np.zeros(1, np.uint8), None)
     assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_a_plane_is_copied_row_by_row_and_the_default_stream_has_no_object() -> None:
+    cuda = fake_pycuda()
+    copies: list[dict[str, object]] = []
+
+    class Memcpy2D:
+        def set_src_device(self, address: int) -> None:
+            self.source = address
+
+        def set_dst_device(self, address: int) -> None:
+            self.target = address
+
+        def __call__(self, stream: object) -> None:
+            copies.append(vars(self) | {"stream": stream})
+
+    cuda.Memcpy2D = Memcpy2D
+    device = open_device(load=lambda name: cuda)
+    device.copy_plane(4096, Plane(512, rows=3, row_bytes=10, pitch=16), "stream")
+    assert copies == [
+        {
+            "source": 512,
+            "target": 4096,
+            "src_pitch": 16,
+            "dst_pitch": 10,
+            "width_in_bytes": 10,
+            "height": 3,
+            "stream": "stream",
+        }
+    ]
+    assert device.default_stream() is None
 
 
 def test_importing_the_engine_imports_neither_cuda_nor_tensorrt() -> None:
