@@ -14,9 +14,10 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,32 @@ _DATABASE = "jobs.sqlite3"
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "server.workers")
 
 
-def count_devices() -> int:
-    """NVIDIA GPUs whose device file is here; no driver is called."""
-    return sum(1 for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
+def visible_devices(chosen: str | None, files: Iterable[Path]) -> list[str]:
+    """Names of the NVIDIA GPUs that may be used; no driver is called.
+
+    Args:
+        chosen: ``CUDA_VISIBLE_DEVICES``: numbers or ids; what follows an empty or a negative one
+            does not count, as in CUDA. None is all.
+        files: of the device directory.
+    """
+    if chosen is None:
+        numbers = (path.name.removeprefix("nvidia") for path in files)
+        return sorted((each for each in numbers if each.isdigit()), key=int)
+    names = (name.strip() for name in chosen.split(","))
+    return list(takewhile(lambda name: name and not name.startswith("-"), names))
 
 
 def worker_configs(settings: Settings) -> list[dict[str, Any]]:
     """What each worker is started with: one per device and one more, unless a number was asked."""
-    devices = count_devices()
-    count = settings.workers or max(1, devices) + 1
+    devices = visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), Path("/dev").glob("nvidia*"))
+    count = settings.workers or max(1, len(devices)) + 1
     return [
         {
             "backend": settings.backend,
             "model": settings.model,
             "threads": settings.threads,
             "cache_dir": None if settings.cache_dir is None else str(settings.cache_dir),
-            "device": index % devices if devices > 1 else None,
+            "device": devices[index % len(devices)] if len(devices) > 1 else None,
             "segment_seconds": settings.segment_seconds,
             "limits": settings.limits.model_dump(),
         }

@@ -17,6 +17,7 @@ from typing import Any
 
 from server.errors import ApiError
 from server.jobs.model import Job, JobFolder, Progress
+from server.jobs.splitting import SplitJob
 from server.jobs.store import JobStore
 from server.logs import log_bug, log_event
 from server.metrics import Metrics
@@ -207,8 +208,7 @@ class JobRunner:
         if now is None or now.is_finished:  # cancelled before it began
             return
         try:
-            self._pool.submit(ticket)
-            result = await ticket.outcome
+            result = await self._outcome(ticket, folder)
         except TicketCancelled:
             await self._on_cancelled(job)
         except ApiError as error:
@@ -222,6 +222,13 @@ class JobRunner:
         else:
             self._metrics.tasks.labels("job", "done").inc()
             await self._on_done(job, result)
+
+    async def _outcome(self, ticket: Ticket, folder: JobFolder) -> Message:
+        """What the job ends with: in one piece on one worker, in parts on several."""
+        if self._pool.long_capacity > 1:
+            return await SplitJob(self._pool, ticket, folder.segments).run()
+        self._pool.submit(ticket)
+        return await ticket.outcome
 
     async def _on_done(self, job: Job, result: Message) -> None:
         self._metrics.frames.labels("job").inc(result["frames"])

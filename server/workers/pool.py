@@ -56,6 +56,8 @@ class Slot:
     is_stand_in: bool = False
     """Serves only pictures, and only until a real worker is ready."""
     retired: bool = False
+    works_long: bool = False
+    """Whether it is at a ticket that is no picture."""
 
 
 class _WorkerUnfit(WorkerDied):
@@ -208,11 +210,21 @@ class WorkerPool:
     def _take(self, slot: Slot) -> Ticket | None:
         for kind in KINDS:
             full = slot.is_stand_in or self._long_running >= self.long_capacity
-            if kind != "picture" and full:
+            if kind != "picture" and (full or self._another_device_is_free(slot)):
                 break
             if self._queues[kind]:
                 return self._queues[kind].popleft()
         return None
+
+    def _another_device_is_free(self, slot: Slot) -> bool:
+        """Whether ``slot`` would make its device do two long things while another one rests."""
+        loaded = {each.config.get("device") for each in self.slots if each.works_long}
+        return slot.config.get("device") in loaded and any(
+            each.state == "idle"
+            and not each.is_stand_in
+            and each.config.get("device") not in loaded
+            for each in self.slots
+        )
 
     async def _next_ticket(self, slot: Slot, worker: WorkerProcess) -> Ticket | None:
         """The next ticket for an idle worker, None when it is retired.
@@ -286,6 +298,7 @@ class WorkerPool:
         """Runs one ticket. Raises WorkerDied after having settled the ticket."""
         long = ticket.kind != "picture"
         self._long_running += long
+        slot.works_long = long
         self._set_state(slot, "busy")
         ticket.engine = worker.engine
         ticket.touch()
@@ -309,6 +322,7 @@ class WorkerPool:
         finally:
             watch.cancel()
             self._long_running -= long
+            slot.works_long = False
             self._notify()
 
     def _settle_dead(self, ticket: Ticket, error: ApiError, *, retry: bool) -> None:

@@ -31,9 +31,11 @@ from server.media.limits import Limits
 from server.media.pictures import PictureLimits
 from server.picture_decoder import PictureDecoder
 from server.picture_session import PictureOptions, upscale_picture
+from server.segment_plan import Work
 from server.segments import upscale_in_segments
 from server.session import upscale_video
 from server.video_options import VideoOptions
+from server.workers import segment_tasks
 from server.workers.calibration import calibrate
 from server.workers.channel import Message
 from server.workers.child import (
@@ -82,6 +84,9 @@ class EngineTasks:
             "picture": _typed(self.picture),
             "video": _typed(self.video),
             "job": _typed(self.job),
+            "plan": _typed(self.plan),
+            "segment": _typed(self.segment),
+            "join": _typed(self.join),
             "probe": _typed(self.probe),
             "calibrate": _typed(self.calibrate),
         }
@@ -160,12 +165,25 @@ class EngineTasks:
             cancelled=context.cancelled.is_set,
             segment_seconds=self._config["segment_seconds"],
         )
-        return {
-            **_summary(manifest),
-            "result_name": result.name,
-            "result_bytes": result.stat().st_size,
-            "result_type": _TYPES[container],
-        }
+        return _result(manifest, result, container)
+
+    def plan(self, task: Message, context: TaskContext) -> Message:
+        """See ``server.workers.segment_tasks``; so are the next two."""
+        return segment_tasks.plan(self._work(task), self._upscaler(task["options"]).info, context)
+
+    def segment(self, task: Message, context: TaskContext) -> Message:
+        """Segment ``number`` of ``folder``/input."""
+        preview = str(JobFolder(Path(task["folder"])).preview)
+        upscaler = self._watched({**task, "preview": preview}, context)
+        return segment_tasks.segment(self._work(task), task["number"], upscaler, context)
+
+    def join(self, task: Message, context: TaskContext) -> Message:
+        """The segments of ``folder`` -> ``folder``/result."""
+        work = self._work(task)
+        output = work.source.with_name(_NAMES[work.container])
+        backend = self._upscaler(task["options"]).info
+        manifest = segment_tasks.joined(work, backend, output, task, context)
+        return _result(manifest, output, work.container)
 
     def probe(self, task: Message, context: TaskContext) -> Message:
         """What is known about the video ``source`` before any work."""
@@ -241,6 +259,14 @@ class EngineTasks:
         preview = task.get("preview")
         upscaler = self._upscaler(task["options"])
         return PreviewingUpscaler(upscaler, None if preview is None else Path(preview), context)
+
+    def _work(self, task: Message) -> Work:
+        folder = JobFolder(Path(task["folder"]))
+        folder.segments.mkdir(mode=0o700, exist_ok=True)
+        options = self._video_options(task["options"], "job")
+        container = options.container or "mp4"
+        seconds = self._config["segment_seconds"]
+        return Work(folder.input, folder.segments, options, container, seconds)
 
     def _media_limits(self, kind: str) -> Limits:
         limits = self._config["limits"]
@@ -321,6 +347,15 @@ class _PipeSink:
                 view = view[os.write(self._descriptor, view) :]
             except BrokenPipeError:
                 raise Cancelled from None
+
+
+def _result(manifest: Manifest, path: Path, container: str) -> Message:
+    return {
+        **_summary(manifest),
+        "result_name": path.name,
+        "result_bytes": path.stat().st_size,
+        "result_type": _TYPES[container],
+    }
 
 
 def _summary(manifest: Manifest) -> Message:

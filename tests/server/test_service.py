@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.service import Service, worker_configs
+from server.service import Service, visible_devices, worker_configs
 from server.settings import Limits, Settings, SettingsError, load_settings
 from server.workers.ticket import Ticket
 from tests.server.live import live_server, wait_ready, wait_until
@@ -87,11 +87,19 @@ def test_a_required_speed_needs_a_measurement() -> None:
 
 def test_there_is_one_worker_per_device_and_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     for devices, workers, expected in (
-        (0, 0, [None, None]),
-        (1, 0, [None, None]),
-        (2, 0, [0, 1, 0]),
-        (2, 2, [0, 1]),
+        ("", 0, [None, None]),
+        ("0", 0, [None, None]),
+        ("2,GPU-ab", 0, ["2", "GPU-ab", "2"]),
+        ("0,1", 2, ["0", "1"]),
     ):
-        monkeypatch.setattr("server.service.count_devices", lambda count=devices: count)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
         settings = Settings(workers=workers, limits=Limits())
         assert [config["device"] for config in worker_configs(settings)] == expected
+
+
+def test_devices_are_those_that_cuda_would_show() -> None:
+    files = [Path("/dev") / name for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm")]
+    assert visible_devices(None, files) == ["2", "10"]
+    assert visible_devices("3, 1", files) == ["3", "1"]
+    assert visible_devices("1,-1,0", files) == ["1"]
+    assert visible_devices("", files) == []
