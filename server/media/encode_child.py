@@ -35,6 +35,7 @@ from server.media.errors import CodecUnavailable, DiskFull, EncodeError, MediaEr
 from server.media.joining import Joiner
 from server.media.ledger import read as read_ledger
 from server.media.limits import Limits
+from server.media.nvidia_mux import RAW_FORMATS, PacketStream
 from server.media.open import open_container
 from server.media.passthrough import OUTPUT_ERRORS, SideStreams, Window
 from server.media.rational import fraction
@@ -84,7 +85,8 @@ def main() -> None:
         elif command["type"] == "join":
             _join(command, answers)
         else:
-            _write(command, inbox, answers, memory_fd)
+            write = _write_packets if command["type"] == "packets" else _write
+            write(command, inbox, answers, memory_fd)
     except (MediaError, EncodeError) as error:
         send(answers, error_message(error))
     except av.FFmpegError as error:
@@ -99,7 +101,7 @@ def main() -> None:
 
 def _confine_to(command: dict[str, Any]) -> None:
     """Leaves the source, the segments and the output in sight, unless a driver needs more."""
-    if find_codec(_encoder_of(command)).needs_gpu:
+    if command["type"] != "packets" and find_codec(_encoder_of(command)).needs_gpu:
         return
     reads = [Path(command[name]) for name in ("source", "folder") if command.get(name)]
     writes = [Path(command[name]) for name in ("output_path",) if command.get(name)]
