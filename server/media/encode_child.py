@@ -150,6 +150,34 @@ def _write(command: dict[str, Any], inbox: Inbox, answers: int, memory_fd: int) 
     send(answers, done)
 
 
+def _write_packets(command: dict[str, Any], inbox: Inbox, answers: int, memory_fd: int) -> None:
+    """Packets that the parent encoded on a GPU; the first one says what the header needs."""
+    message = inbox.take()
+    if message["type"] != "packet":
+        raise EncodeError("There is no frame to write.")
+    picture, spec = picture_from_message(command["picture"]), command["encoder"]
+    size = slot_bytes(picture.frame_format, picture.height, picture.width)
+    ring = Ring(memory_fd, int(command["slots"]), size)
+
+    def data_of(message: Message) -> bytes:
+        data = bytes(ring.slot(int(message["slot"]))[: int(message["size"])])
+        send(answers, {"type": "free", "slot": message["slot"]})
+        return data
+
+    first, clock = data_of(message), Fraction(spec["time_base"])
+    with _open_source(command) as source, _open_output(command) as output:
+        stream = PacketStream(output, first, RAW_FORMATS[spec["encoder"]], picture, clock)
+        side, tally = _side_streams(command, source, output, stream.stream), _Tally()
+        _write_header(output, spec["encoder"])
+        send(answers, {"type": "ready", "dropped": side.dropped, "copied": side.copied})
+        _mux([stream.packet(first, message)], side, output, tally)
+        while (message := inbox.take())["type"] == "packet":
+            _mux([stream.packet(data_of(message), message)], side, output, tally)
+        side.pump(None)
+        done = _done(stream.frames, tally, side, Timings())
+    send(answers, done)
+
+
 def _join(command: dict[str, Any], answers: int) -> None:
     folder = Path(command["folder"])
     ledger = read_ledger(folder)
