@@ -46,6 +46,9 @@ from server.media.wire import Inbox, Message, Ring, send, slot_bytes
 _STREAMING = "frag_keyframe+empty_moov+default_base_moof+delay_moov"
 """Without ``delay_moov`` B-frames shift the picture against the sound (measured: +0.12 s)."""
 
+_FRAGMENT_MICROSECONDS = 200_000
+"""Cut at key frames only, nothing would come before the second one."""
+
 _PROCESSOR_FACTS = (Path("/proc/cpuinfo"), Path("/sys/devices/system"))
 """Encoders share their work out by what they read here."""
 
@@ -216,6 +219,8 @@ def _open_output(command: dict[str, Any]) -> OutputContainer:
         clock = Fraction(command["encoder"]["time_base"]).denominator
         options["movie_timescale"] = str(clock if clock >= 1000 else clock * 1000)
     if streaming:
+        if muxer != "matroska":
+            options["frag_duration"] = str(_FRAGMENT_MICROSECONDS)
         options["flush_packets"] = "1"
         pipe = PipeFile(int(command["output_fd"]))
         return av.open(pipe, "w", format=muxer, container_options=options)

@@ -26,8 +26,8 @@ def test_a_size_that_a_codec_cannot_hold_is_refused_with_the_codecs_that_can() -
 def test_quality_outside_the_range_of_the_codec_is_refused() -> None:
     x264 = CODECS["libx264"]
     with pytest.raises(CodecUnavailable, match="0 \\(best\\) to 51, not 60"):
-        encoder_options(x264, quality=60, preset=None, real_time=False, gop_frames=10)
-    options = encoder_options(x264, quality=0, preset=None, real_time=True, gop_frames=0)
+        encoder_options(x264, quality=60, preset=None, pace="file", gop_frames=10)
+    options = encoder_options(x264, quality=0, preset=None, pace="real_time", gop_frames=0)
     assert options["crf"] == "0"
     assert options["preset"] == "ultrafast"
     assert options["g"] == "1"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from fractions import Fraction
 from pathlib import Path
@@ -75,6 +76,27 @@ def test_a_repeated_frame_is_the_previous_one_at_another_moment(tmp_path: Path) 
     pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in read.frames]
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
     assert np.abs(pictures[1] - pictures[2]).mean() > 20
+
+
+@pytest.mark.parametrize(("codec", "enough"), [("libx264", 20), ("libx265", 26), ("libsvtav1", 36)])
+def test_a_stream_begins_before_its_second_key_frame_with_every_time_right(
+    codec: str, enough: int, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    changes = options(codec=codec, container="mp4", quality=30, rate=Fraction(50))
+    with Encoder(changes, None, writing) as encoder, os.fdopen(reading, "rb", 0) as pipe:
+        os.close(writing)
+        for index in range(enough):
+            encoder.put(pattern(64, 48, index), index, 1)
+        assert select.select([pipe], [], [], 60)[0], "it waits for more frames"
+        video = bytearray(pipe.read(65536))
+        for index in range(enough, 60):
+            encoder.put(pattern(64, 48, index), index, 1)
+        assert encoder.finish().frames == 60
+        while data := pipe.read(65536):
+            video += data
+    (tmp_path / "a.mp4").write_bytes(video)
+    assert read_clip(tmp_path / "a.mp4").seconds == [Fraction(index, 25) for index in range(60)]
 
 
 def test_a_full_disk_and_a_dead_encoder_are_typed_errors(tmp_path: Path) -> None:
