@@ -115,11 +115,9 @@ docker-check:  ## Build the images without Docker, run them and post files to th
 
 # The image with the weights of RUN, and their hash chain, baked in.
 RUNTIME ?= rtx
-deploy: $(WEIGHTS)  ## Build the image sr-server with the weights of RUN
-	mkdir -p build/deploy
-	cp $< build/deploy/
-	docker build -f docker/server.Dockerfile --build-arg RUNTIME=$(RUNTIME) \
-	  --build-arg MODEL=/models/weights.safetensors -t sr-server .
+IMAGE ?= sr-server
+deploy: $(ONNX)  ## Build the image sr-server with the weights of RUN and their chain of hashes
+	$(PYTHON) docker/deploy.py $(WEIGHTS) $(<D) --runtime $(RUNTIME) --tag $(IMAGE)
 
 load: $(VENV)/.dev  ## Two minutes of more pictures than the service can take
 	$(BIN)/python bench/load.py

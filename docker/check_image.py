@@ -1,12 +1,14 @@
 """Runs an image that docker/check.sh built: what is in it, what it answers, how it ends.
 
-    check_image.py TAG MOST_MB [WEIGHTS.safetensors]
+    check_image.py TAG MOST_MB [--runtime cpu|rtx] [--weights FILE] [--deployed]
 
-Standard library only; podman's state is where the build script keeps it.
+Its last line sums up what was seen. Standard library only; podman's state is where the build
+script keeps it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -45,7 +47,12 @@ for folder in ("/", "/opt/sr", "/models", "/etc"):
     except OSError:
         continue
     raise SystemExit(f"{folder} can be written to")
+for folder in ("/cache", "/data", "/tmp"):
+    open(f"{folder}/probe", "w").close()
 """
+
+RTX_PLAN = ("build", "--backend", "tensorrt_rtx", "--sm", "75", "--model", "fast")
+"""Arguments of sr-engine: the plan of a T4, built without a GPU."""
 
 
 class Failed(Exception):
@@ -96,14 +103,33 @@ def size_mb(image: str) -> float:
     return int(podman("image", "inspect", image, "--format", "{{.Size}}").stdout) / 1e6
 
 
-def check_contents(tag: str, most_mb: int) -> None:
-    """Size, user, and that neither compilers nor torch nor pip are inside."""
+def check_contents(tag: str, most_mb: int) -> str:
+    """Size, user, volumes, and that neither compilers nor torch nor pip are inside."""
     ours_mb = size_mb(tag) - size_mb(BASE)
     whole_mb = ours_mb + OFFICIAL_BASE_MB
     say(f"{tag} adds {ours_mb:.0f} MB to its base: {whole_mb:.0f} MB, at most {most_mb} are wanted")
     if whole_mb > most_mb:
         raise Failed(f"{tag} is {whole_mb - most_mb:.0f} MB too large")
+    volumes = podman("image", "inspect", tag, "--format", "{{json .Config.Volumes}}").stdout
+    if set(json.loads(volumes)) != {"/cache", "/data"}:
+        raise Failed(f"the volumes are {volumes.strip()}, not /cache and /data")
     run("--rm", "--entrypoint", "python", tag, "-c", INSIDE)
+    say("runs as 10001:10001; only /cache, /data and /tmp can be written to; no tools inside")
+    return f"{ours_mb:.0f} MB + base of {OFFICIAL_BASE_MB:.0f} MB (at most {most_mb})"
+
+
+def check_rtx(tag: str) -> str:
+    """TensorRT for RTX builds a plan in the image, and PyCUDA lacks nothing but the driver."""
+    done = run("--rm", "--entrypoint", "sr-engine", tag, *RTX_PLAN, "--out", "/tmp/fast.plan")
+    size = re.search(r"\bsm75\W+([\d.]+)", done.stdout)
+    if size is None:
+        raise Failed(f"sr-engine build says: {done.stdout.strip()}")
+    say(f"builds the plan of a T4: {size[1]} MB")
+    asked = run("--rm", "-e", "SR_BACKEND=tensorrt_rtx", "-e", "SR_CALIBRATE=off", tag, check=False)
+    if asked.returncode != 3 or "PyCUDA finds no NVIDIA driver (libcuda.so.1" not in asked.stdout:
+        raise Failed(f"PyCUDA should lack the driver only, but: {asked.stdout.strip()}")
+    say("PyCUDA lacks nothing but the driver's libcuda.so.1, which comes with --gpus all")
+    return "T4 plan built, PyCUDA in place"
 
 
 def check_refusals(tag: str) -> None:
@@ -112,7 +138,8 @@ def check_refusals(tag: str) -> None:
         "a bad value": ["-e", "SR_WORKERS=many", tag],
         "an unknown model": ["-e", "SR_MODEL=nothing", tag],
         "a volume that cannot be written": ["--tmpfs", "/data:ro,size=1m", tag],
-        "no engine": ["-e", "SR_BACKEND=tensorrt", tag],
+        "an engine that is not inside": ["-e", "SR_BACKEND=tensorrt", tag],
+        "a plan cache that cannot be written": ["--tmpfs", "/cache:ro,size=1m", tag],
     }
     for what, arguments in cases.items():
         done = run("--rm", "-e", "SR_CALIBRATE=off", *arguments, check=False)
@@ -147,8 +174,8 @@ def running(tag: str, weights: Path | None) -> Iterator[tuple[str, str]]:
         podman("rm", "-f", "-v", "-t", "5", container, check=False)
 
 
-def wait_until_ready(container: str, url: str) -> None:
-    """Polls /readyz until it answers 200."""
+def wait_until_ready(container: str, url: str) -> str:
+    """Polls /readyz until it answers 200; returns what is ready."""
     began = time.monotonic()
     while time.monotonic() - began < READY_SECONDS:
         try:
@@ -160,11 +187,9 @@ def wait_until_ready(container: str, url: str) -> None:
                 raise Failed("the container ended by itself") from None
             time.sleep(0.5)
             continue
-        say(
-            f"ready after {time.monotonic() - began:.1f} s: "
-            f"{ready['backend']}, {ready['model']}, {ready['device']}"
-        )
-        return
+        what = f"{ready['backend']} with {ready['model']}"
+        say(f"ready after {time.monotonic() - began:.1f} s: {what} on {ready['device']}")
+        return what
     raise Failed(f"not ready within {READY_SECONDS:.0f} s")
 
 
@@ -205,36 +230,75 @@ def check_answers(url: str, key: str) -> None:
     video, headers = post(f"{url}/upscale", CLIP, key)
     if video[4:8] != b"ftyp" or b"moof" not in video:
         raise Failed("the video is not a fragmented MP4")
-    request = urllib.request.Request(f"{url}/jobs/{headers['x-sr-job']}")
-    request.add_header("X-API-Key", key)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        job = json.load(answer)
+    job = fetch(f"{url}/jobs/{headers['x-sr-job']}", key)
     if (job["state"], job["frames"]) != ("done", 41):
         raise Failed(f"the video's manifest says {job['state']} after {job['frames']} frames")
 
 
-def check(tag: str, most_mb: int, weights: Path | None) -> None:
-    """All of it, in order of cost."""
-    check_contents(tag, most_mb)
-    check_refusals(tag)
-    with running(tag, weights) as (container, url):
-        wait_until_ready(container, url)
+def fetch(url: str, key: str) -> dict[str, object]:
+    """JSON of a route that needs the key."""
+    request = urllib.request.Request(url, headers={"X-API-Key": key})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content: dict[str, object] = json.load(answer)
+    return content
+
+
+def check_chain(tag: str, url: str, key: str) -> str:
+    """What runs is what was baked in: data set, checkpoint, weights and ONNX have its hashes."""
+    inside = run("--rm", "--entrypoint", "cat", tag, "/models/chain.json").stdout
+    baked = json.loads(inside[inside.index("{") :])
+    chain = fetch(f"{url}/model", key)["chain"]
+    assert isinstance(chain, dict)
+    for name in ("dataset_sha256", "checkpoint_sha256", "weights_sha256"):
+        if not chain[name] or chain[name] != baked[name]:
+            raise Failed(f"{name} is {chain[name]} at /model and {baked[name]} in the image")
+    running_onnx, exported = chain["onnx_sha256"], baked["onnx_sha256"]
+    names = [name for name, digest in exported.items() if digest == running_onnx]
+    if not names:
+        raise Failed(f"the ONNX that runs, {running_onnx}, is none of those exported")
+    short = " -> ".join(str(chain[name])[:12] for name in chain if chain[name])
+    say(f"/model shows data set -> checkpoint -> weights -> ONNX: {short} ({names[0]})")
+    return "chain of hashes as baked in"
+
+
+def check(given: argparse.Namespace) -> list[str]:
+    """All of it, in order of cost; returns what is worth a line."""
+    tag = given.tag
+    seen = [check_contents(tag, given.most_mb)]
+    if given.runtime == "rtx":
+        seen.append(check_rtx(tag))
+    if not given.deployed:
+        check_refusals(tag)
+    with running(tag, given.weights) as (container, url):
+        seen.append(wait_until_ready(container, url))
         key = re.search(r"^open http://.*#key=(\S+)", podman("logs", container).stdout, re.M)
         if key is None:
             raise Failed("the log does not start with the link and its key")
+        say("prints the link with its key")
+        if given.deployed:
+            seen.append(check_chain(tag, url, key[1]))
         check_answers(url, key[1])
         podman("healthcheck", "run", container)
+        say("its HEALTHCHECK is healthy")
+    return seen
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 1 when the image does not do what it should."""
-    tag, most_mb, *rest = arguments
+    parser = argparse.ArgumentParser(prog="check_image.py")
+    parser.add_argument("tag")
+    parser.add_argument("most_mb", type=int)
+    parser.add_argument("--runtime", choices=("cpu", "rtx"), default="cpu")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--deployed", action="store_true")
+    given = parser.parse_args(arguments)
+    began = time.monotonic()
     try:
-        check(tag, int(most_mb), Path(rest[0]) if rest else None)
+        seen = check(given)
     except Failed as failure:
-        print(f"docker-check: FAILED: {failure}", file=sys.stderr)
+        say(f"FAILED: {failure}")
         return 1
-    say(f"{tag} passed")
+    say(f"passed in {time.monotonic() - began:.0f} s: {'; '.join(seen)}")
     return 0
 
 
