@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server import routes_jobs, routes_status, routes_upscale
+from server import routes_jobs, routes_live, routes_playback, routes_status, routes_upscale
 from server.errors import install_error_handlers
 from server.middleware import RequestMiddleware
 from server.requests import PUBLIC, admit
@@ -54,7 +54,7 @@ def create_app(settings: Settings, worker_command: Sequence[str] = WORKER_COMMAN
     app.state.service = service
     app.add_middleware(RequestMiddleware, settings=settings, metrics=service.metrics)
     install_error_handlers(app)
-    for routes in (routes_upscale, routes_jobs, routes_status):
+    for routes in (routes_upscale, routes_jobs, routes_playback, routes_live, routes_status):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app

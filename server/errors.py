@@ -36,6 +36,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "rate_limited": 429,
     "headers_too_large": 431,
     "too_many_jobs": 429,
+    "too_many_streams": 429,
     "internal": 500,
     "engine_failed": 500,
     "queue_full": 503,
@@ -127,7 +128,7 @@ class ApiError(Exception):
         )
 
 
-def error_response(error: ApiError, request_id: str) -> JSONResponse:
+def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
     """``error`` as the one JSON form."""
     detail = ErrorDetail(
         code=error.code,
@@ -136,7 +137,12 @@ def error_response(error: ApiError, request_id: str) -> JSONResponse:
         actual=error.actual,
         request_id=request_id,
     )
-    body = ErrorBody(error=detail).model_dump()
+    return ErrorBody(error=detail).model_dump()
+
+
+def error_response(error: ApiError, request_id: str) -> JSONResponse:
+    """``error`` as an answer."""
+    body = error_body(error, request_id)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 

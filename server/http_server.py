@@ -35,6 +35,8 @@ def protocol_class(header_seconds: float) -> type[H11Protocol]:
 
         def handle_events(self) -> None:
             super().handle_events()
+            if self.transport.get_protocol() is not self:  # it is a WebSocket now
+                self._timer.cancel()
             if self.cycle is not None and not self.cycle.response_complete:
                 self._timer.cancel()
 
@@ -72,6 +74,7 @@ class AnnouncedServer(uvicorn.Server):
         """As uvicorn's, after ``begin_stop``."""
         self._watch.cancel()
         self._service.begin_stop()
+        await self._service.live.ended()  # uvicorn would cut them off in the middle of a frame
         await super().shutdown(sockets)
 
     @contextmanager
@@ -95,6 +98,12 @@ def make_server(
         app,
         http=protocol_class(settings.limits.header_seconds),
         ws="websockets-sansio",
+        # The largest live frame, and room for one that is refused in words.
+        ws_max_size=3 * settings.limits.max_live_pixels + 256 * 1024,
+        # Frames hardly shrink, and a small message must not become a large one.
+        ws_per_message_deflate=False,
+        # A stream ends by its own clocks; a ping is not answered by a client that waits to send.
+        ws_ping_interval=None,
         log_config=None,
         access_log=False,
         server_header=False,

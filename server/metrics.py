@@ -64,7 +64,17 @@ class Metrics:
         self.calibration_fps = Gauge(
             "sr_calibration_fps", "Frames a second measured at start", registry=registry
         )
-        for kind in ("picture", "video", "job"):
+        self.live_streams = Gauge("sr_live_streams", "Live streams open", registry=registry)
+        self.live_frames = Counter(
+            "sr_live_frames", "Live frames by what became of them", ["outcome"], registry=registry
+        )
+        self.live_latency_seconds = Histogram(
+            "sr_live_latency_seconds",
+            "From a live frame's arrival to its answer",
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        for kind in ("picture", "live", "video", "job"):
             self.queued.labels(kind).set(0)
         self._longest_lag = 0.0
 

@@ -33,6 +33,8 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    # The page's webcam demo asks for the camera; nothing here needs anything else.
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), display-capture=()",
 }
 LINGER_SECONDS = 5.0
 MOST_HEADER_BYTES, MOST_HEADERS = 16 * 1024, 100
@@ -97,9 +99,6 @@ class RequestMiddleware:
 
     async def _refuse(self, error: ApiError, scope: Scope, exchange: _Exchange) -> None:
         scope["error_code"] = error.code
-        if scope["type"] == "websocket":
-            await exchange.send({"type": "websocket.close", "code": 1008, "reason": error.code})
-            return
         await error_response(error, scope["request_id"])(scope, exchange.receive, exchange.send)
 
     def _record(self, scope: Scope, exchange: _Exchange) -> None:
@@ -156,6 +155,8 @@ class _Exchange:
                 message = {"type": "http.response.body", "body": b""}
         elif message["type"] == "websocket.accept":
             self.status = 101
+        elif message["type"] == "websocket.http.response.start":
+            self.status = message["status"]
         await self._send(message)
 
     async def _discard_body(self) -> None:

@@ -16,8 +16,13 @@ from server.service import Service
 PUBLIC = frozenset({"/", "/app.js", "/style.css", "/favicon.ico", "/livez", "/readyz"})
 """Open to everybody, even where a key is needed."""
 
-SIGNED = "/jobs/{job_id}/result"
-"""A link to it may carry a signature instead of a key."""
+PROTOCOL = "sr-stream"
+"""The WebSocket subprotocol; a browser sends its key as a second one."""
+
+SIGNED = frozenset(
+    {"/jobs/{job_id}/result", "/jobs/{job_id}/playlist.m3u8", "/jobs/{job_id}/stream/{name}"}
+)
+"""A link to one of these may carry a signature instead of a key."""
 
 
 def service_of(connection: HTTPConnection) -> Service:
@@ -46,7 +51,7 @@ def _websocket_key(connection: HTTPConnection) -> str | None:
         return None
     offered = connection.headers.get("sec-websocket-protocol", "")
     protocols = [part.strip() for part in offered.split(",")]
-    return protocols[1] if len(protocols) == 2 and protocols[0] == "sr-stream" else None
+    return protocols[1] if len(protocols) == 2 and protocols[0] == PROTOCOL else None
 
 
 async def admit(connection: HTTPConnection, service: ServiceDependency) -> None:
@@ -72,7 +77,7 @@ async def admit(connection: HTTPConnection, service: ServiceDependency) -> None:
 
 def _signed_caller(connection: HTTPConnection, service: Service, path: str) -> Caller | None:
     query = connection.query_params
-    if path != SIGNED or "signature" not in query or not query.get("expires", "").isdigit():
+    if path not in SIGNED or "signature" not in query or not query.get("expires", "").isdigit():
         return None
     job_id = connection.path_params["job_id"]
     valid = service.signer.is_valid(job_id, int(query["expires"]), query["signature"])

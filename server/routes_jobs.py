@@ -349,9 +349,12 @@ async def job_link(
     service: ServiceDependency,
     seconds: Annotated[int | None, Query(ge=1, le=604_800)] = None,
 ) -> LinkView:
-    """Signed, for this result only, until it expires."""
+    """Signed, for the result and the playlist of this job only, until it expires."""
     expires = int(time.time()) + (seconds or service.limits.link_seconds)
     signature = service.signer.sign(job.id, expires)
+    signed = f"?expires={expires}&signature={signature}"
     return LinkView(
-        url=f"/jobs/{job.id}/result?expires={expires}&signature={signature}", expires=expires
+        url=f"/jobs/{job.id}/result{signed}",
+        playlist=f"/jobs/{job.id}/playlist.m3u8{signed}",
+        expires=expires,
     )

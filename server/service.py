@@ -26,8 +26,10 @@ from server.errors import ApiError
 from server.jobs.runner import JobRunner
 from server.jobs.store import JobStore
 from server.limits import RateLimiter
+from server.live.registry import LiveStreams
 from server.logs import log_event
 from server.metrics import Metrics
+from server.playback import Playback
 from server.settings import Settings, SettingsError
 from server.workers.pool import PoolOptions, WorkerPool
 from server.workers.ticket import KINDS, Ticket, TicketCancelled
@@ -119,6 +121,7 @@ class Service:
             raise
         self.rate = RateLimiter(self.limits.requests_per_second, self.limits.request_burst)
         self.job_rate = RateLimiter(self.limits.jobs_per_hour / 3600, self.limits.jobs_per_hour)
+        self.live = LiveStreams(self.limits, self.metrics)
         self.measurement = Measurement()
         self.is_stopping = False
         self.hopeless = asyncio.Event()
@@ -126,6 +129,7 @@ class Service:
         self.pool: WorkerPool
         self.store: JobStore
         self.jobs: JobRunner
+        self.playback: Playback
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -144,9 +148,13 @@ class Service:
         )
         self.pool = WorkerPool(options, self._on_pool_change, self.metrics.worker_restarts.inc)
         self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / _DATABASE)
+        self.playback = Playback(
+            self.jobs_root, self.limits.playback_keep_seconds, self.settings.segment_seconds
+        )
         self.jobs = JobRunner(self.store, self.jobs_root, self.pool, self.limits, self.metrics)
         self.pool.start()
         self._tasks.append(asyncio.create_task(self.metrics.watch_loop_lag()))
+        self._tasks.append(asyncio.create_task(self.playback.clean_for_ever()))
         if self.settings.calibration_size is not None:
             self.measurement.state = "waiting"
             self._tasks.append(
@@ -157,6 +165,7 @@ class Service:
     def begin_stop(self) -> None:
         """Not ready from now on, and nothing new is taken; watchers of jobs are let go."""
         self.is_stopping = True
+        self.live.begin_stop()
         self.jobs.wake_watchers()
 
     async def stop(self) -> None:

@@ -85,6 +85,18 @@ class Limits(BaseSettings):
     """requests at once of one caller; 429"""
     jobs_per_hour: PositiveInt = 60
     """new jobs of one caller, when keyed; 429"""
+    max_live_streams: PositiveInt = 8
+    """live streams open at once; 503"""
+    live_streams_per_key: PositiveInt = 4
+    """live streams of one caller; 429"""
+    max_live_pixels: PositiveInt = 1_048_576
+    """pixels of a live frame; 422"""
+    max_live_fps: PositiveFloat = 120
+    """frames a second of a live stream; more wait, or are dropped"""
+    live_idle_seconds: PositiveFloat = 30
+    """a live stream without a frame; 408"""
+    live_seconds: PositiveFloat = 3600
+    """length of a live stream; 504"""
     header_seconds: PositiveFloat = 10
     """to send the request's headers; closed"""
     body_idle_seconds: PositiveFloat = 30
@@ -107,6 +119,8 @@ class Limits(BaseSettings):
     """kept jobs of one caller; 507"""
     result_ttl_seconds: PositiveFloat = 86_400
     """a finished job is kept"""
+    playback_keep_seconds: PositiveFloat = 900
+    """a job's playlist is kept after somebody asked for it"""
     link_seconds: PositiveInt = 3600
     """a signed link is valid"""
 

@@ -63,7 +63,9 @@ class LinkView(BaseModel):
     """A signed link."""
 
     url: str
-    """Relative to this server."""
+    """Of the result, relative to this server."""
+    playlist: str
+    """Of the HLS playlist; works from the first finished segment on."""
     expires: int
     """Seconds since 1970."""
 
@@ -71,6 +73,7 @@ class LinkView(BaseModel):
         "json_schema_extra": {
             "example": {
                 "url": "/jobs/8d3c2d0f…/result?expires=1767229200&signature=5c1d…",
+                "playlist": "/jobs/8d3c2d0f…/playlist.m3u8?expires=1767229200&signature=5c1d…",
                 "expires": 1767229200,
             }
         }

@@ -63,7 +63,6 @@ def serve(channel: Channel, tasks: Mapping[str, TaskFunction], hello: Message) -
         channel.send(outcome)
         if outcome["event"] == "unfit":
             return
-        cancelled.clear()
 
 
 def _reporter(channel: Channel) -> Callable[[Message], None]:
@@ -101,6 +100,7 @@ def _read(
 ) -> None:
     for message in channel.messages():
         if message["event"] == "task":
+            cancelled.clear()  # here: a late cancel of the task before must not end this one
             inbox.put(message["task"])
         elif message["event"] == "cancel":
             cancelled.set()

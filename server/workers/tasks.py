@@ -24,6 +24,8 @@ from engine.models import load_model
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
 from server.jobs.model import JobFolder
+from server.live.options import LiveOptions
+from server.live.work import run_live
 from server.manifest import Manifest
 from server.media.decode import DecodeOptions, Decoder
 from server.media.errors import Cancelled, CodecUnavailable, DiskFull, EncodeError, MediaError
@@ -83,6 +85,7 @@ class EngineTasks:
         return {
             "picture": _typed(self.picture),
             "video": _typed(self.video),
+            "live": _typed(self.live),
             "job": _typed(self.job),
             "plan": _typed(self.plan),
             "segment": _typed(self.segment),
@@ -148,6 +151,12 @@ class EngineTasks:
                 cancelled=context.cancelled.is_set,
             )
         return _summary(manifest)
+
+    def live(self, task: Message, context: TaskContext) -> Message:
+        """Frames that come over ``socket``, answered over it until HTTP ends the stream."""
+        options = LiveOptions(**task["options"])
+        upscaler = self._upscaler(options.model_dump(include={"model"}))
+        return run_live(upscaler, Path(task["socket"]), options, context)
 
     def job(self, task: Message, context: TaskContext) -> Message:
         """``folder``/input -> ``folder``/result, by way of segments that survive a kill."""

@@ -9,10 +9,10 @@ from typing import Literal
 
 from server.workers.channel import Message
 
-TicketKind = Literal["picture", "video", "job"]
+TicketKind = Literal["picture", "live", "video", "job"]
 """``picture`` is everything short (pictures, probes); the others hold a worker for long."""
 
-KINDS: tuple[TicketKind, ...] = ("picture", "video", "job")
+KINDS: tuple[TicketKind, ...] = ("picture", "live", "video", "job")
 """In the order in which workers take them."""
 
 
