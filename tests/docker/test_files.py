@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from prometheus_client.metrics import MetricWrapperBase
 
 from server.metrics import Metrics
-from server.settings import MIB, Limits
+from server.settings import MIB, Limits, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -227,6 +227,6 @@ def test_the_documents_name_what_is_there() -> None:
         for link in re.findall(r"\]\((\.\./[^)#]+)\)", text):
             assert (ROOT / "docs" / link).exists(), link
         known = {f"SR_{field.upper()}" for field in Limits.model_fields}
-        known |= {"SR_BACKEND", "SR_WORKERS", "SR_API_KEYS_FILE", "SR_ALLOWED_HOSTS", "SR_DATA_DIR"}
+        known |= {f"SR_{field.upper()}" for field in Settings.model_fields}
         known |= {"SR_LISTEN", "SR_DOMAIN", "SR_TLS_DIR"}  # of compose
         assert set(re.findall(r"\bSR_[A-Z_]+\b", text)) <= known
