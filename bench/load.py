@@ -2,8 +2,12 @@
 
 Starts a server with the ``nearest`` backend, so that the service itself is measured, keeps many
 picture requests in flight against a short queue, and asks ``/livez`` all the while. Then holds
-hundreds of sockets that never finish their headers and compares another client's p99 with before.
-Ends with one line of JSON; exit code 1 when a promise was broken.
+hundreds of sockets that never finish their headers and compares another client's p99, in turns.
+Then the same work in turns behind this server, this server without its decode child, and LitServe
+(where the Python of ``--litserve-python`` has it).
+
+Ends with one line of JSON: what was measured, and a verdict for each target. A target of time that
+is missed while other programs use this machine is ``not judged``. Exit code 1 for a broken target.
 
     python bench/load.py --seconds 120
 """
@@ -14,259 +18,212 @@ import argparse
 import asyncio
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
-import numpy as np
+import psutil
 
-ROOT = Path(__file__).parents[1]
-Headers = dict[str, str]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.load_clients import (
+    Measured,
+    Request,
+    ask_in_turn,
+    ask_livez,
+    ask_pictures,
+    metric_of,
+    percentile,
+    slope_mb_per_minute,
+    slow_headers,
+    watch_own_lag,
+)
+from bench.load_compare import compare
+from bench.load_servers import ROOT, Server, ours, workers
+
 PICTURE = ROOT / "tests" / "data" / "pictures" / "skyline.png"
-
-PROMISES = {
-    "other_statuses": 0,
-    "rejected_p99_ms": 100.0,
-    "livez_p99_ms": 100.0,
-    "loop_lag_max_ms": 250.0,
-    "memory_mb_per_minute": 1.0,
-    "descriptors_left": 0,
-    "slow_headers_factor": 2.0,
-}
+MOST_OTHERS_CPU = 0.1
+"""Share of all cores that other programs may use while times are judged."""
+QUIET_TURNS = 4
 
 
-@dataclass
-class Measured:
-    """What the clients saw."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is promised of one figure."""
 
-    statuses: Counter[int] = field(default_factory=Counter)
-    made_ms: list[float] = field(default_factory=list)
-    rejected_ms: list[float] = field(default_factory=list)
-    livez_ms: list[float] = field(default_factory=list)
-    memory: list[tuple[float, float]] = field(default_factory=list)
-    """(seconds, bytes) of the HTTP process."""
+    name: str
+    most: float | None = None
+    least: float | None = None
+    is_time: bool = False
 
-
-@asynccontextmanager
-async def server(data_dir: str, queue: int) -> AsyncIterator[str]:
-    """A server in a process of its own; yields its address."""
-    settings = {
-        "SR_BACKEND": "nearest",
-        "SR_CALIBRATE": "off",
-        "SR_DATA_DIR": data_dir,
-        "SR_PICTURE_QUEUE": str(queue),
-        "SR_DISK_KEEP_BYTES": "0",
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "--port", "0"),
-        cwd=ROOT,
-        env={**os.environ, **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout is not None
-        line = (await process.stdout.readline()).decode()
-        url = line.removeprefix("open ").strip()
-        async with httpx.AsyncClient(base_url=url) as client:
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        await process.wait()
+    def verdict(self, value: float | None, *, machine_is_ours: bool) -> str:
+        """``kept``, ``broken``, ``not judged`` or ``not measured``."""
+        if value is None:
+            return "not measured"
+        kept = (self.most is None or value <= self.most) and (
+            self.least is None or value >= self.least
+        )
+        if kept:
+            return "kept"
+        return "not judged" if self.is_time and not machine_is_ours else "broken"
 
 
-class Connection:
-    """One keep-alive connection, as thin as possible: the clients must not be what is measured."""
-
-    def __init__(self, url: str) -> None:
-        self._address = httpx.URL(url)
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, Headers, bytes]:
-        """(status, headers, body). Raises OSError or EOFError when there is no answer."""
-        if self._streams is None:
-            assert self._address.port is not None
-            self._streams = await asyncio.open_connection(self._address.host, self._address.port)
-        reader, writer = self._streams
-        lines = (f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}")
-        head = "\r\n".join((*lines, "", ""))
-        writer.write(head.encode() + body)
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        pairs = (line.split(": ", 1) for line in answer[1:] if line)
-        headers = {name.lower(): value for name, value in pairs}
-        content = await reader.readexactly(int(headers["content-length"]))
-        if headers.get("connection") == "close":
-            self.close()
-        return int(answer[0].split()[1]), headers, content
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+TARGETS = (
+    Target("other_statuses", most=0),
+    Target("rejected_p99_ms", most=100, is_time=True),
+    Target("livez_p99_ms", most=100, is_time=True),
+    Target("loop_lag_max_ms", most=250, is_time=True),
+    Target("memory_mb_per_minute", most=1),
+    Target("descriptors_left", most=0),
+    Target("spool_files_left", most=0),
+    Target("slow_headers_factor", most=2, is_time=True),
+    Target("requests_against_litserve", least=1, is_time=True),
+)
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
-    connection = Connection(url)
-    try:
-        yield connection
-    finally:
-        connection.close()
+class Machine:
+    """How much of this machine's CPU others used; ours is this process and all its children."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._all, self._own = _busy_seconds(), _own_seconds()
+
+    def report(self) -> dict[str, Any]:
+        """Cores, load averages, and the share of all cores that others used."""
+        seconds = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        others = (_busy_seconds() - self._all) - (_own_seconds() - self._own)
+        return {
+            "cpus": os.cpu_count(),
+            "load_average_1m": round(os.getloadavg()[0], 1),
+            "others_cpu_share": round(max(0.0, others / seconds), 2),
+        }
 
 
-async def ask_pictures(url: str, until: float, measured: Measured) -> None:
-    body = PICTURE.read_bytes()
-    async with connected(url) as connection:
-        while time.monotonic() < until:
-            began = time.perf_counter()
-            try:
-                status, headers, _ = await connection.ask("POST", "/upscale", body)
-            except (OSError, EOFError) as error:
-                measured.statuses[-1] += 1
-                print(f"no answer: {error!r}", file=sys.stderr)
-                connection.close()
-                continue
-            elapsed_ms = (time.perf_counter() - began) * 1e3
-            measured.statuses[status] += 1
-            if status == 200:
-                measured.made_ms.append(elapsed_ms)
-            elif status == 503 and "retry-after" in headers:
-                measured.rejected_ms.append(elapsed_ms)
-                await asyncio.sleep(0.5)  # a client that is told to come back does not storm
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
-async def ask_livez(url: str, until: float, measured: Measured) -> None:
-    began = time.monotonic()
-    async with connected(url) as connection:
-        while time.monotonic() < until:
-            asked = time.perf_counter()
-            status, _, _ = await connection.ask("GET", "/livez")
-            assert status == 200
-            measured.livez_ms.append((time.perf_counter() - asked) * 1e3)
-            if len(measured.livez_ms) % 10 == 0:
-                memory = await metric(connection, "process_resident_memory_bytes")
-                measured.memory.append((time.monotonic() - began, memory))
-            await asyncio.sleep(0.1)
+def _own_seconds() -> float:
+    own = psutil.Process().cpu_times()
+    gone = own.user + own.system + own.children_user + own.children_system
+    running = [Server("", child).tree_cpu_seconds() for child in psutil.Process().children()]
+    return float(gone + sum(running))
 
 
-async def metric(connection: Connection, name: str) -> float:
-    _, _, text = await connection.ask("GET", "/metrics")
-    match = re.search(rf"^{re.escape(name)} (\S+)$", text.decode(), re.MULTILINE)
-    assert match is not None, name
-    return float(match[1])
-
-
-async def metric_of(url: str, name: str) -> float:
-    async with connected(url) as connection:
-        return await metric(connection, name)
-
-
-async def ask_in_turn(url: str, count: int) -> list[float]:
-    """Latencies of one quiet client."""
-    body = PICTURE.read_bytes()
-    times_ms = []
-    async with connected(url) as connection:
-        for _ in range(count):
-            began = time.perf_counter()
-            status, _, _ = await connection.ask("POST", "/upscale", body)
-            assert status == 200
-            times_ms.append((time.perf_counter() - began) * 1e3)
-    return times_ms
-
-
-async def with_slow_headers(url: str, sockets: int, count: int) -> list[float]:
-    """The quiet client again, beside sockets that never finish their headers."""
-    address = httpx.URL(url)
-    assert address.port is not None
-    opened = [await asyncio.open_connection(address.host, address.port) for _ in range(sockets)]
-    for _, writer in opened:
-        writer.write(b"GET /livez HTTP/1.1\r\nX-Half: ")
-    try:
-        return await ask_in_turn(url, count)
-    finally:
-        for _, writer in opened:
-            writer.close()
-
-
-def slope_mb_per_minute(memory: list[tuple[float, float]]) -> float | None:
-    """Of the second half, when every pool has its size; None with too few samples to tell."""
-    half = memory[len(memory) // 2 :]
-    if len(half) < 3:
-        return None
-    seconds, sizes = np.array(half).T
-    return round(float(np.polyfit(seconds, sizes, 1)[0] * 60 / 1e6), 2)
-
-
-def p99(values: list[float]) -> float | None:
-    return round(float(np.percentile(values, 99)), 1) if values else None
-
-
-async def run(options: argparse.Namespace) -> dict[str, object]:
-    measured = Measured()
-    with tempfile.TemporaryDirectory() as data_dir:
-        async with server(data_dir, options.queue) as url:
-            quiet = await ask_in_turn(url, options.quiet)
-            before = int(await metric_of(url, "process_open_fds"))
-            until = time.monotonic() + options.seconds
-            askers = [ask_pictures(url, until, measured) for _ in range(options.in_flight)]
-            await asyncio.gather(ask_livez(url, until, measured), *askers)
-            await asyncio.sleep(1)  # sockets that were closed on our side end on theirs
-            after = int(await metric_of(url, "process_open_fds"))
-            lag = await metric_of(url, 'sr_loop_lag_seconds{window="max"}')
-            slow = await with_slow_headers(url, options.slow_sockets, options.quiet)
-        left = len(list((Path(data_dir) / "spool").iterdir()))
-    known = measured.statuses[200] + measured.statuses[503]
+async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+    """More pictures in flight than the queue takes, for as long as was asked."""
+    url, measured = server.url, Measured()
+    before = int(await metric_of(url, "process_open_fds"))
+    cpu, until = server.cpu_seconds(), time.monotonic() + options.seconds
+    picture = Request("/upscale", PICTURE.read_bytes(), "image/png")
+    askers = [ask_pictures(url, picture, until, measured) for _ in range(options.in_flight)]
+    await asyncio.gather(ask_livez(url, until, measured), watch_own_lag(until, measured), *askers)
+    cpu = server.cpu_seconds() - cpu
+    await asyncio.sleep(1)  # sockets that were closed on our side end on theirs
+    after = int(await metric_of(url, "process_open_fds"))
+    lag = await metric_of(url, 'sr_loop_lag_seconds{window="max"}')
+    made, rejected = measured.statuses[200], measured.statuses[503]
+    others = sum(measured.statuses.values()) - made - rejected + measured.no_answers
     return {
-        "schema": 1,
+        "made": made,
+        "made_per_second": round(made / options.seconds, 1),
+        "made_p99_ms": percentile(measured.made_ms),
+        "rejected": rejected,
+        "rejected_p99_ms": percentile(measured.rejected_ms),
+        "other_statuses": others,
+        "livez_p99_ms": percentile(measured.livez_ms),
+        "loop_lag_max_ms": round(lag * 1e3, 1),
+        "client_lag_p99_ms": percentile(measured.client_lag_ms),
+        "http_cpu_ms_per_request": round(cpu / max(1, made + rejected) * 1e3, 2),
+        "memory_mb_per_minute": slope_mb_per_minute(measured.memory),
+        "descriptors_left": max(0, after - before),
+    }
+
+
+async def beside_slow_headers(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+    """A quiet client alone and beside sockets that never finish their headers, in turns."""
+    picture = Request("/upscale", PICTURE.read_bytes(), "image/png")
+    alone: list[float] = []
+    beside: list[float] = []
+    count = max(1, options.quiet // QUIET_TURNS)
+    for _ in range(QUIET_TURNS):
+        alone += await ask_in_turn(server.url, picture, count)
+        async with slow_headers(server.url, options.slow_sockets):
+            beside += await ask_in_turn(server.url, picture, count)
+    quiet, slow = percentile(alone), percentile(beside)
+    return {
+        "quiet_p99_ms": quiet,
+        "slow_headers_p99_ms": slow,
+        "slow_headers_factor": round((slow or 0) / (quiet or 1), 2),
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    machine = Machine()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with ours(folder / "load", options.queue) as server:
+            picture = Request("/upscale", PICTURE.read_bytes(), "image/png")
+            await ask_in_turn(server.url, picture, 10)
+            found = await overload(server, options)
+            found |= await beside_slow_headers(server, options)
+            spool = folder / "load" / "spool"
+            found["spool_files_left"] = len(list(spool.iterdir()))
+        against = await compare(
+            PICTURE.read_bytes(),
+            folder,
+            options.turns,
+            options.turn_seconds,
+            options.litserve_python,
+        )
+    return {
+        "schema": 2,
         "seconds": options.seconds,
         "in_flight": options.in_flight,
         "queue": options.queue,
-        "cpus": os.cpu_count(),
-        "load_average_1m": round(os.getloadavg()[0], 1),
-        "made": measured.statuses[200],
-        "made_per_second": round(measured.statuses[200] / options.seconds, 1),
-        "made_p99_ms": p99(measured.made_ms),
-        "rejected": measured.statuses[503],
-        "rejected_p99_ms": p99(measured.rejected_ms),
-        "other_statuses": sum(measured.statuses.values()) - known,
-        "livez_p99_ms": p99(measured.livez_ms),
-        "loop_lag_max_ms": round(lag * 1e3, 1),
-        "memory_mb_per_minute": slope_mb_per_minute(measured.memory),
-        "descriptors_left": max(0, after - before),
-        "spool_files_left": left,
-        "quiet_p99_ms": p99(quiet),
-        "slow_headers_p99_ms": p99(slow),
-        "slow_headers_factor": round((p99(slow) or 0) / (p99(quiet) or 1), 2),
+        "workers": workers(),
+        **machine.report(),
+        **found,
+        **against,
         "command": " ".join(["python", "bench/load.py", *sys.argv[1:]]),
     }
 
 
-def main() -> int:
+def judge(result: dict[str, Any]) -> dict[str, str]:
+    """The verdict of each target."""
+    quiet = result["others_cpu_share"] <= MOST_OTHERS_CPU
+    return {
+        target.name: target.verdict(result.get(target.name), machine_is_ours=quiet)
+        for target in TARGETS
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--in-flight", type=int, default=200)
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--slow-sockets", type=int, default=500)
-    parser.add_argument("--quiet", type=int, default=100, help="requests of the quiet client")
-    result = asyncio.run(run(parser.parse_args()))
-    broken = [
-        f"{name} is {result[name]}, promised at most {most}"
-        for name, most in PROMISES.items()
-        if result[name] is not None and float(str(result[name])) > most
-    ]
-    for line in broken:
-        print(line, file=sys.stderr)
-    print(json.dumps({**result, "verdict": "broken" if broken else "kept"}))
+    parser.add_argument("--quiet", type=int, default=400, help="requests of the quiet client")
+    parser.add_argument("--turns", type=int, default=4, help="of each server in the comparison")
+    parser.add_argument("--turn-seconds", type=float, default=5)
+    parser.add_argument(
+        "--litserve-python",
+        type=Path,
+        default=Path(sys.executable),
+        help="a Python with litserve; left out of the comparison when it has none",
+    )
+    result = asyncio.run(run(parser.parse_args(arguments)))
+    verdicts = judge(result)
+    for name, verdict in verdicts.items():
+        print(f"{verdict:12} {name} = {result.get(name)}", file=sys.stderr)
+    broken = "broken" in verdicts.values()
+    print(json.dumps({**result, "targets": verdicts, "verdict": "broken" if broken else "kept"}))
     return 1 if broken else 0
 
 

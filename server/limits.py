@@ -1,11 +1,13 @@
-"""Limits that need a memory: how often a caller asks, and how much disk is left."""
+"""Limits that need a memory: how often a caller asks, who is arriving, how much disk is left."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from server.errors import ApiError
@@ -47,6 +49,36 @@ class RateLimiter:
                 limit=self._burst,
                 headers={"Retry-After": str(max(1, round(wait)))},
             )
+
+
+class Arrivals:
+    """Requests that were let in and are not in a queue yet: their bodies are being received.
+
+    Without counting them a burst finds the queue empty, is received as a whole, and most of it is
+    refused afterwards. Each counts for a second only, so that slow bodies keep nobody out.
+    """
+
+    SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._arriving: set[object] = set()
+
+    @property
+    def count(self) -> int:
+        """How many are arriving."""
+        return len(self._arriving)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts one arrival while the block runs, for a second at most."""
+        arrival = object()
+        self._arriving.add(arrival)
+        timer = asyncio.get_running_loop().call_later(self.SECONDS, self._arriving.discard, arrival)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._arriving.discard(arrival)
 
 
 def check_disk(folder: Path, needed_bytes: int, limits: Limits) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -45,12 +45,27 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class RequestMiddleware:
-    """Wraps ``app``; see the module."""
+    """Wraps ``app``; see the module.
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    Args:
+        app: the rest of the app.
+        settings: which hosts are ours.
+        metrics: counts the requests.
+        refusal: why a request is not even routed, e.g. because the queue is full; under overload
+            most are, and then this is all that they cost.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        refusal: Callable[[Scope], ApiError | None] = lambda _: None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._refuses = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket."""
@@ -61,7 +76,7 @@ class RequestMiddleware:
         request_id_variable.set(scope["request_id"])
         exchange = _Exchange(scope, receive, send)
         try:
-            refusal = self._refusal(Headers(scope=scope))
+            refusal = self._refusal(Headers(scope=scope)) or self._refuses(scope)
             if refusal is not None:
                 await self._refuse(refusal, scope, exchange)
             else:
@@ -102,7 +117,7 @@ class RequestMiddleware:
         await error_response(error, scope["request_id"])(scope, exchange.receive, exchange.send)
 
     def _record(self, scope: Scope, exchange: _Exchange) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = scope.get("refused_route") or getattr(scope.get("route"), "path", "unknown")
         seconds = time.perf_counter() - exchange.began
         method = scope.get("method", "WS")
         method = method if method in _METHODS else "other"

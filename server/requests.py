@@ -8,16 +8,23 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Query, Request
 from fastapi.requests import HTTPConnection
 from pydantic import BaseModel, Field, field_validator
+from starlette.types import Scope
 
 from server.access import Caller
 from server.errors import ApiError, ErrorBody
 from server.service import Service
 
-PUBLIC = frozenset({"/", "/app.js", "/style.css", "/favicon.ico", "/livez", "/readyz"})
+PUBLIC = frozenset(
+    {"/", "/app.js", "/style.css", "/sample.png", "/sample.mp4", "/favicon.ico"}
+    | {"/livez", "/readyz"}
+)
 """Open to everybody, even where a key is needed."""
 
 PROTOCOL = "sr-stream"
 """The WebSocket subprotocol; a browser sends its key as a second one."""
+
+SMALL_BODY_BYTES = 64 * 1024
+"""A refused body up to this size is read to its end, so that its connection can be used again."""
 
 SIGNED = frozenset(
     {"/jobs/{job_id}/result", "/jobs/{job_id}/playlist.m3u8", "/jobs/{job_id}/stream/{name}"}
@@ -25,8 +32,12 @@ SIGNED = frozenset(
 """A link to one of these may carry a signature instead of a key."""
 
 
-def service_of(connection: HTTPConnection) -> Service:
-    """The service of the app that this request came to."""
+async def service_of(connection: HTTPConnection) -> Service:
+    """The service of the app that this request came to.
+
+    Like every dependency here it is a coroutine: FastAPI runs plain functions in threads, which
+    costs more than all the rest of a refused request.
+    """
     service = connection.app.state.service
     assert isinstance(service, Service)
     return service
@@ -70,9 +81,56 @@ async def admit(connection: HTTPConnection, service: ServiceDependency) -> None:
             "unauthorized", "send a valid key as Authorization: Bearer KEY or as X-API-Key"
         )
     connection.scope["caller"] = caller
+    _count_request(connection, service, caller)
+
+
+def _count_request(connection: HTTPConnection, service: Service, caller: Caller) -> None:
     if service.limits_callers:
         address = connection.client.host if connection.client else ""
         service.rate.take(address if service.keys.is_open else caller.owner)
+
+
+def early_refusal(service: Service, scope: Scope) -> ApiError | None:
+    """Why an upscale of a known caller is refused before it is routed or its body is read.
+
+    None also for a caller without a valid key: ``admit`` tells them.
+    """
+    if scope["type"] != "http" or scope["path"] != "/upscale" or scope["method"] != "POST":
+        return None
+    problem = overload(service)
+    if problem is None:
+        return None
+    connection = HTTPConnection(scope)
+    caller = service.keys.caller(key_of(connection))
+    if caller is None:
+        return None
+    scope["refused_route"] = "/upscale"
+    try:
+        _count_request(connection, service, caller)
+    except ApiError as error:
+        problem = error
+    length = connection.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > SMALL_BODY_BYTES:
+        problem.headers["Connection"] = "close"  # sooner than reading what nobody will work on
+    return problem
+
+
+def overload(service: Service) -> ApiError | None:
+    """Why nothing can be upscaled now: 503 stopping, queue full or no engine."""
+    if service.is_stopping:
+        return ApiError("stopping", "the server is stopping; try again in a moment")
+    waiting = service.pool.queued("picture") + service.arrivals.count
+    limit = service.limits.picture_queue
+    if waiting >= limit + service.pool.idle_for("picture"):
+        return ApiError(
+            "queue_full",
+            f"the queue is full ({waiting} pictures wait); try again soon",
+            limit=limit,
+            actual=waiting,
+        )
+    if service.pool.problem:
+        return ApiError("not_ready", f"no engine runs here: {service.pool.problem}")
+    return None
 
 
 def _signed_caller(connection: HTTPConnection, service: Service, path: str) -> Caller | None:
@@ -84,7 +142,7 @@ def _signed_caller(connection: HTTPConnection, service: Service, path: str) -> C
     return Caller("") if valid else None
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Who sent the request; ``admit`` has checked it."""
     caller = request.scope["caller"]
     assert isinstance(caller, Caller)

@@ -15,7 +15,13 @@ from server.settings import Limits
 
 router = APIRouter(tags=["status"])
 
-_PAGE_FILES = {"app.js": "text/javascript", "style.css": "text/css", "index.html": "text/html"}
+_PAGE_FILES = {
+    "app.js": "text/javascript",
+    "style.css": "text/css",
+    "index.html": "text/html",
+    "sample.png": "image/png",
+    "sample.mp4": "video/mp4",
+}
 
 
 @router.get("/livez", summary="The process answers")
@@ -94,7 +100,7 @@ async def limits(service: ServiceDependency) -> dict[str, Any]:
 @router.get("/metrics", summary="For Prometheus", response_class=Response, responses=errors(401))
 async def metrics(service: ServiceDependency) -> Response:
     """The text format of Prometheus."""
-    return Response(service.metrics.expose(), media_type="text/plain; version=0.0.4")
+    return Response(service.expose_metrics(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -131,6 +137,18 @@ async def favicon() -> Response:
 async def style() -> Response:
     """The page's and the documentation's style."""
     return _page_file("style.css")
+
+
+@router.get("/sample.png", include_in_schema=False)
+async def sample_picture() -> Response:
+    """A small picture to try the page with."""
+    return _page_file("sample.png")
+
+
+@router.get("/sample.mp4", include_in_schema=False)
+async def sample_clip() -> Response:
+    """A small clip to try the page with."""
+    return _page_file("sample.mp4")
 
 
 def _page_file(name: str) -> Response:

@@ -20,6 +20,7 @@ from server.requests import (
     CallerDependency,
     ServiceDependency,
     UpscaleDependency,
+    overload,
 )
 from server.service import Service
 from server.streams import ResultPipe, StreamResponse, file_chunks, pipe_chunks
@@ -50,6 +51,10 @@ BODY: dict[str, Any] = {
 }
 """For OpenAPI: the body that ``/upscale`` and ``/jobs`` take."""
 
+INLINE_BYTES = 64 * 1024
+"""A picture up to this size is sent in one piece: it fits the socket's buffer, so no reader is
+waited for, and two tasks and three turns of a thread cost more than reading it."""
+
 VIDEO_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
@@ -78,14 +83,16 @@ async def upscale(
 
     Example: `curl --data-binary @in.png -o out.png http://127.0.0.1:8000/upscale`
     """
-    service.refuse_when_stopping()
-    refuse_when_full(service)
+    problem = overload(service)
+    if problem is not None:
+        raise problem
     with ExitStack() as stack:
         source, result, pipe = stack.enter_context(service.spooled("input", "result", "pipe"))
         try:
-            upload = await receive_upload(
-                request, source, service.limits, service.limits.max_video_bytes
-            )
+            with service.arrivals.counted():
+                upload = await receive_upload(
+                    request, source, service.limits, service.limits.max_video_bytes
+                )
         except ClientDisconnect:
             return Response(status_code=499)
         options = query.options_for(upload.media.kind)
@@ -99,19 +106,6 @@ async def upscale(
             return Response(status_code=499)
         stack.pop_all()  # the response removes the files when it ends
         return stream.response()
-
-
-def refuse_when_full(service: Service) -> None:
-    """Spares a body that nobody will work on. Raises ApiError 503."""
-    if service.pool.queued("picture") >= service.limits.picture_queue:
-        raise ApiError(
-            "queue_full",
-            "the queue is full; try again soon",
-            limit=service.limits.picture_queue,
-            headers={"Connection": "close"},
-        )
-    if service.pool.problem:
-        raise ApiError("not_ready", f"no engine runs here: {service.pool.problem}")
 
 
 async def _picture(
@@ -142,9 +136,12 @@ async def _picture(
     service.metrics.frames.labels("picture").inc()
     service.metrics.observe_stages(made["stages_ms"])
     size = result.stat().st_size
+    headers = _picture_headers(made, size)
+    if size <= INLINE_BYTES:
+        return Response(result.read_bytes(), 200, headers, made["media_type"])
     return StreamResponse(
         file_chunks(result.rename(result.with_suffix(".sending")), delete=True),
-        _picture_headers(made, size),
+        headers,
         made["media_type"],
         slow_reader_seconds=service.limits.slow_reader_seconds,
     )

@@ -25,7 +25,7 @@ from server.access import KeyRing, LinkSigner, open_key_ring
 from server.errors import ApiError
 from server.jobs.runner import JobRunner
 from server.jobs.store import JobStore
-from server.limits import RateLimiter
+from server.limits import Arrivals, RateLimiter
 from server.live.registry import LiveStreams
 from server.logs import log_event
 from server.metrics import Metrics
@@ -39,6 +39,7 @@ _CALIBRATION_SECONDS = 120.0
 """It stops by itself after ten; this ends one that hangs."""
 
 _DATABASE = "jobs.sqlite3"
+WORKER_STATES = ("starting", "building", "idle", "busy", "restarting", "unusable")
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "server.workers")
 
@@ -122,6 +123,7 @@ class Service:
         self.rate = RateLimiter(self.limits.requests_per_second, self.limits.request_burst)
         self.job_rate = RateLimiter(self.limits.jobs_per_hour / 3600, self.limits.jobs_per_hour)
         self.live = LiveStreams(self.limits, self.metrics)
+        self.arrivals = Arrivals()
         self.measurement = Measurement()
         self.is_stopping = False
         self.hopeless = asyncio.Event()
@@ -275,11 +277,15 @@ class Service:
         if self.pool.problem:
             self.hopeless.set()
         self._stand_in_while_building()
+
+    def expose_metrics(self) -> bytes:
+        """The text that Prometheus scrapes; what the pool knows is looked up now, not counted."""
         for kind in KINDS:
             self.metrics.queued.labels(kind).set(self.pool.queued(kind))
         states = [slot.state for slot in self.pool.slots]
-        for state in ("starting", "building", "idle", "busy", "restarting", "unusable"):
+        for state in WORKER_STATES:
             self.metrics.workers.labels(state).set(states.count(state))
+        return self.metrics.expose()
 
 
 def _data_problem(path: Path, error: OSError | sqlite3.Error) -> str:

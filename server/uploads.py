@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
@@ -28,6 +27,8 @@ from server.multipart import FilePart
 from server.settings import Limits
 
 _WRITE_BYTES = 1 << 20
+_INLINE_BYTES = 64 * 1024
+"""Up to this size a body is written at once: a turn of a thread costs more than a small write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +70,24 @@ async def receive_upload(
 
 
 async def _spool(request: Request, path: Path, limits: Limits, max_video_bytes: int) -> Upload:
-    spool = _Spool(limits.max_picture_bytes, max_video_bytes)
-    with path.open("wb") as file:
-        async for chunk in _file_bytes(request, limits):
-            spool.add(chunk)
-            if len(spool.pending) >= _WRITE_BYTES:
-                await asyncio.to_thread(spool.flush, file)
-        await asyncio.to_thread(spool.flush, file)
-    return Upload(path, spool.finish(), spool.size, spool.digest.hexdigest())
+    spool = _Spool(path, limits.max_picture_bytes, max_video_bytes)
+    async for chunk in _file_bytes(request, limits):
+        spool.add(chunk)
+        if len(spool.pending) >= _WRITE_BYTES:
+            await asyncio.to_thread(spool.flush)
+    media = spool.finish()
+    if spool.size <= _INLINE_BYTES:
+        spool.flush()
+    else:
+        await asyncio.to_thread(spool.flush)
+    return Upload(path, media, spool.size, spool.digest.hexdigest())
 
 
 class _Spool:
     """Bytes on their way to disk, their kind and their cap."""
 
-    def __init__(self, max_picture_bytes: int, max_video_bytes: int) -> None:
+    def __init__(self, path: Path, max_picture_bytes: int, max_video_bytes: int) -> None:
+        self._path = path
         self.pending = bytearray()
         self.size = 0
         self.digest = hashlib.sha256()
@@ -101,8 +106,9 @@ class _Spool:
         if self.size > cap:
             raise _too_large(cap, self.size)
 
-    def flush(self, file: BinaryIO) -> None:
-        file.write(self.pending)
+    def flush(self) -> None:
+        with self._path.open("ab") as file:
+            file.write(self.pending)
         self.digest.update(self.pending)
         self.pending.clear()
 

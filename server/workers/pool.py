@@ -147,7 +147,7 @@ class WorkerPool:
             raise ApiError("stopping", "the server is stopping; try again in a moment")
         queue = self._queues[ticket.kind]
         limit = self._options.queue_limits.get(ticket.kind)
-        if limit is not None and len(queue) >= limit + self._idle_for(ticket.kind):
+        if limit is not None and len(queue) >= limit + self.idle_for(ticket.kind):
             raise ApiError(
                 "queue_full",
                 f"the queue is full ({len(queue)} {ticket.kind}s wait); try again soon",
@@ -193,7 +193,8 @@ class WorkerPool:
             _fail(ticket, TicketCancelled())
             self._notify()
 
-    def _idle_for(self, kind: TicketKind) -> int:
+    def idle_for(self, kind: TicketKind) -> int:
+        """Workers that would take a ticket of this kind at once."""
         if kind == "picture":
             return sum(slot.state == "idle" for slot in self.slots)
         idle = sum(slot.state == "idle" and not slot.is_stand_in for slot in self.slots)

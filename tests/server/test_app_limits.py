@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,12 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from server.access import KeyRing, LinkSigner, hash_key, host_is_allowed, origin_is_ours
 from server.errors import ApiError
-from server.limits import RateLimiter, check_disk
+from server.limits import Arrivals, RateLimiter, check_disk
 from server.settings import Limits, Settings
 from server.streams import single_range
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
@@ -136,6 +138,59 @@ def test_too_many_pictures_at_once_get_503_and_a_time_to_come_back(server: LiveS
     assert all(answer.json()["error"]["code"] == "queue_full" for answer in refused)
     with server.client() as client:
         assert client.post("/upscale", content=body).status_code == 200
+
+
+def test_a_full_queue_refuses_before_the_body_and_keeps_the_connection(tmp_path: Path) -> None:
+    settings = {"SR_WORKERS": "1", "SR_PICTURE_QUEUE": "1"}
+    with live_server(tmp_path, "--host", "0.0.0.0", **settings) as server:
+        wait_ready(server)
+        worker = next(
+            child
+            for child in psutil.Process(server.process.pid).children()
+            if "server.workers" in child.cmdline()
+        )
+        key = {"X-API-Key": str(server.key)}
+        with ThreadPoolExecutor(2) as threads, server.client(headers=key) as client:
+            worker.suspend()
+            try:
+                waiting = [threads.submit(client.post, "/upscale", content=png()) for _ in range(2)]
+                wait_until(
+                    lambda: 'sr_queued{kind="picture"} 1.0' in client.get("/metrics").text,
+                    "a queue",
+                )
+                spooled = len(list((server.data_dir / "spool").iterdir()))
+                small = client.post("/upscale", content=png())
+                assert (small.status_code, small.json()["error"]["limit"]) == (503, 1)
+                assert int(small.headers["Retry-After"]) > 0
+                assert "Connection" not in small.headers
+                large = client.post("/upscale", content=bytes(200_000))
+                assert (large.status_code, large.headers["Connection"]) == (503, "close")
+                with server.client() as stranger:
+                    assert stranger.post("/upscale", content=png()).status_code == 401
+                assert len(list((server.data_dir / "spool").iterdir())) == spooled
+                assert 'sr_requests_total{method="POST",route="/upscale",status="503"}' in (
+                    client.get("/metrics").text
+                )
+            finally:
+                worker.resume()
+            assert [answer.result().status_code for answer in waiting] == [200, 200]
+
+
+def test_an_arrival_counts_until_it_is_received_and_a_slow_one_only_for_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        arrivals = Arrivals()
+        with arrivals.counted(), arrivals.counted():
+            assert arrivals.count == 2
+        assert arrivals.count == 0
+        monkeypatch.setattr(Arrivals, "SECONDS", 0.0)
+        with arrivals.counted():
+            while arrivals.count:
+                await asyncio.sleep(0)
+        assert arrivals.count == 0
+
+    asyncio.run(test())
 
 
 def test_a_caller_gets_its_burst_and_then_its_rate() -> None:
