@@ -24,12 +24,14 @@ from bench.proof import MIN_PSNR_DB, TARGET_FPS, Claim, Proof, percentiles, verd
 from bench.roofline import cpu_machine, gpu_machine, reached, t4_prediction, work_of
 from engine.backends.base import Backend, LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.cache import PlanCache
 from engine.commands import parse_size
 from engine.contract import FrameFormat
-from engine.errors import EngineError
+from engine.errors import EngineError, PlanError
 from engine.gpu import GpuOptions, open_plan
 from engine.models import Model
-from engine.selection import BackendName, open_backend, resolve_model
+from engine.proofs import keep_proof
+from engine.selection import BackendName, model_of, open_backend
 from server.media.errors import MediaError
 
 ENGINE_FRAMES = 100
@@ -111,11 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench/fps.py: {error}", file=sys.stderr)
         return 2
     console = Console(stderr=True, highlight=False)
+    if reason := subject.backend.info.detail.get("reason"):
+        say(f"{proof.backend} with {proof.model}: {reason}")
     for table in tables(proof, details):
         console.print(table)
     if options.save:
         saved = {"proof": json.loads(proof.to_line()), "details": details}
         options.save.write_text(json.dumps(saved, indent=1, sort_keys=True) + "\n")
+    if subject.on_gpu and options.mode == "pipeline":
+        keep(json.loads(proof.to_line()))
     print(proof.to_line())
     return int(options.require is not None and proof.verdict.startswith("FAIL"))
 
@@ -131,11 +137,19 @@ def open_subject(options: Options) -> Subject:
     width, height = parse_size(
         options.size if "x" in options.size else f"{options.size}x{options.size}"
     )
-    model = resolve_model(options.backend, options.model, allow_untrained=True)
     backend = open_backend(
         options.backend, options.model, threads=options.threads, notify=say, allow_untrained=True
     )
+    model = model_of(backend.info, options.model)
     return Subject(backend, model, LaneSpec(height, width, options.format))
+
+
+def keep(proof: dict[str, Any]) -> None:
+    """Leaves the proof in the plan cache, where ``--model auto`` looks for it."""
+    try:
+        say(f"the proof is kept as {keep_proof(PlanCache.open(notify=say).directory, proof)}")
+    except PlanError as error:
+        say(str(error))
 
 
 def say(message: str) -> None:

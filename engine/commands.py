@@ -18,7 +18,7 @@ from engine.contract import FrameFormat, GraphFormat, Precision
 from engine.errors import ContractError
 from engine.graph_check import GraphInfo, check_graph
 from engine.models import NAMES, Model, load_model
-from engine.selection import open_backend, resolve_model
+from engine.selection import cpu_model, model_of, open_backend
 from engine.triton import write_repository
 from engine.verify import FrameScore, GateReport, run_gate
 
@@ -150,11 +150,11 @@ class Verify:
             return open_plan(self.plan, GpuOptions(threads=self.threads, gated=False))
         width, height = parse_size(self.size)
         spec = LaneSpec(height, width, self.format, self.matrix, self.full_range)
-        model = resolve_model(self.backend, self.model, allow_untrained=True)
         if self.backend == "onnxruntime":
+            model = cpu_model(self.model, allow_untrained=True)
             return OnnxRuntimeBackend(model, self.threads, self.precision), model, spec
         backend = open_backend(self.backend, self.model, threads=self.threads, allow_untrained=True)
-        return backend, model, spec
+        return backend, model_of(backend.info, self.model), spec
 
 
 def parse_size(text: str) -> tuple[int, int]:

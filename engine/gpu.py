@@ -19,6 +19,7 @@ from engine.cache import Notify, PlanCache
 from engine.errors import BackendUnavailable
 from engine.models import Model, load_model
 from engine.plan import read_plan
+from engine.proofs import Machine, choose_model
 from engine.verify import run_gate
 
 OpenDevice = Callable[[], AnyDevice]
@@ -45,11 +46,18 @@ class GpuOptions:
 
 def open_gpu_backend(
     name: RuntimeName,
-    model: Model,
+    model: Model | None,
     options: GpuOptions | None = None,
     open_gpu: OpenDevice = open_device,
 ) -> TensorRtBackend:
     """Opens TensorRT on the first visible GPU. Never falls back to anything.
+
+    Args:
+        name: which TensorRT.
+        model: what to run; None is the widest that its proof allows on this GPU, see
+            :func:`engine.proofs.choose_model`.
+        options: how to open it.
+        open_gpu: opens the device, on the GPU's thread.
 
     Raises:
         BackendUnavailable: no such library, driver or GPU, or one that the library does not
@@ -105,11 +113,22 @@ def check_driver(runtime: TrtRuntime, facts: DeviceFacts) -> None:
 
 
 def _on_thread(
-    thread: GpuThread, runtime: TrtRuntime, model: Model, options: GpuOptions
+    thread: GpuThread, runtime: TrtRuntime, model: Model | None, options: GpuOptions
 ) -> TensorRtBackend:
-    facts = thread.facts
+    facts, reason = thread.facts, options.reason
     check_driver(runtime, facts)
     cache = PlanCache.open(options.cache_dir, options.notify)
+    if model is None:
+        here = Machine(facts.name, facts.driver_version, runtime.name, runtime.version)
+        choice = choose_model(cache.directory, here)
+        model, reason = choice.model, f"{reason}; model auto: {choice.reason}"
+    return _with_model(thread, runtime, model, replace(options, reason=reason), cache)
+
+
+def _with_model(
+    thread: GpuThread, runtime: TrtRuntime, model: Model, options: GpuOptions, cache: PlanCache
+) -> TensorRtBackend:
+    facts = thread.facts
     if runtime.name == "tensorrt_rtx":
         kernels = cache.directory / f"rtx-{runtime.version}-{slug(facts.identity)}.cache"
         runtime = tensorrt_rtx.runtime(kernels)

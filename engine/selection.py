@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
-from engine.backends.base import Backend
+from engine.backends.base import Backend, BackendInfo
 from engine.backends.nearest import NearestBackend
 from engine.backends.onnxruntime import OnnxRuntimeBackend
 from engine.errors import BackendUnavailable
@@ -21,9 +21,6 @@ BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "neares
 
 CPU_MODEL = "fast"
 """What ``auto`` means on a CPU: the only width that is fast enough there."""
-
-GPU_MODEL = "balanced"
-"""What ``auto`` means on a GPU that has no proof of being fast enough for a wider one."""
 
 OnProgress = Callable[[float, str], bool]
 """Told (fraction in [0, 1], phase) while a plan is built; returning False cancels."""
@@ -89,19 +86,25 @@ def check_backend_name(name: str) -> BackendName:
     return cast(BackendName, name)
 
 
-def resolve_model(backend: str, model: str = "auto", *, allow_untrained: bool = False) -> Model:
-    """The model that ``model`` means on a backend; ``auto`` never picks an untrained one.
+def cpu_model(model: str = "auto", *, allow_untrained: bool = False) -> Model:
+    """The model that ``model`` means on a CPU. What ``auto`` means on a GPU depends on the GPU:
+    see :func:`engine.proofs.choose_model`, and ``info.model`` of the backend that was opened.
 
     Raises:
         ModelError: no such model, or it is untrained.
     """
-    if model != "auto":
-        return load_model(model, allow_untrained=allow_untrained)
-    if backend in ("tensorrt", "tensorrt_rtx"):
-        wider = load_model(GPU_MODEL, allow_untrained=True)
-        if wider.trained:
-            return wider
-    return load_model(CPU_MODEL, allow_untrained=allow_untrained)
+    wanted = CPU_MODEL if model == "auto" else model
+    return load_model(wanted, allow_untrained=allow_untrained)
+
+
+def model_of(info: BackendInfo, wanted: str = "auto") -> Model:
+    """The model that an opened backend runs, trained or not; ``wanted`` is what it was opened with.
+
+    Raises:
+        ModelError: no such model.
+    """
+    name = info.model if wanted == "auto" and info.model else wanted
+    return cpu_model(name, allow_untrained=True)
 
 
 def _open_best(request: _Request) -> Backend:
@@ -116,19 +119,21 @@ def _open_best(request: _Request) -> Backend:
 
 
 def _open_cpu(request: _Request, reason: str) -> Backend:
-    model = resolve_model("onnxruntime", request.model, allow_untrained=request.allow_untrained)
+    model = cpu_model(request.model, allow_untrained=request.allow_untrained)
     return OnnxRuntimeBackend(model, request.threads, reason=_with_model(reason, request, model))
 
 
 def _open_gpu(name: Literal["tensorrt", "tensorrt_rtx"], request: _Request, reason: str) -> Backend:
     from engine.gpu import GpuOptions, open_gpu_backend
 
-    model = resolve_model(name, request.model, allow_untrained=request.allow_untrained)
+    model = None
+    if request.model != "auto":
+        model = load_model(request.model, allow_untrained=request.allow_untrained)
     options = GpuOptions(
         cache_dir=request.cache_dir,
         on_progress=request.on_progress,
         notify=request.notify,
-        reason=_with_model(reason, request, model),
+        reason=reason,
         threads=request.threads,
     )
     return open_gpu_backend(name, model, options)

@@ -90,17 +90,18 @@ def test_a_bad_plan_is_set_aside_reported_and_rebuilt_once(
     assert list(cache.directory.glob("*.bad"))
 
 
-def test_a_flipped_byte_anywhere_is_caught_and_rebuilt(cache: PlanCache) -> None:
-    """Every one of 200 bytes is flipped in test_plan; each rebuild here costs five fsyncs."""
+def test_each_of_200_flipped_bytes_and_every_truncation_is_caught_and_rebuilt_once(
+    cache: PlanCache, messages: list[str]
+) -> None:
     good = bytes(range(200))
     cache.get_or_build(KEY, Builder(data=good))
-    for index in range(0, 200, 13):
-        flipped = bytearray(good)
-        flipped[index] ^= 1
-        cache.path_of(KEY).write_bytes(flipped)
+    flips = [good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :] for at in range(200)]
+    damaged = [*flips, *(good[:length] for length in (0, 1, 100, 199))]
+    for number, data in enumerate(damaged, start=1):
+        cache.path_of(KEY).write_bytes(data)
         builder = Builder(data=good)
         assert cache.get_or_build(KEY, builder).data == good
-        assert builder.calls == 1
+        assert (builder.calls, len(messages)) == (1, number)
 
 
 def test_a_plan_that_does_not_deserialise_is_rebuilt_once_and_then_raised(
@@ -324,6 +325,63 @@ def test_fifty_kills_at_random_moments_never_leave_a_wrong_plan(tmp_path: Path) 
     )
     assert result.returncode == 0, result.stderr + result.stdout
     assert result.stdout.split() == ["50", "40"]
+
+
+REAL_KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from engine.backends.base import LaneSpec
+from engine.build import CachedPlans, PlanMaker, Target, runtime_named
+from engine.cache import PlanCache
+from engine.models import load_model
+directory, chance = Path(sys.argv[1]), random.Random(4)
+maker = PlanMaker(runtime_named("tensorrt_rtx"), load_model("fast", allow_untrained=True),
+                  Target("8.6"))
+specs = [LaneSpec(32, 32 + 2 * number) for number in range(2)]
+for spec in specs:
+    maker.graph(spec)
+def build_all(folder):
+    plans = CachedPlans(maker, PlanCache.open(folder, lambda message: None))
+    return [plans.plan_for(spec, lambda plan: None).record.sha256 for spec in specs]
+def in_child(folder, seconds):
+    child = os.fork()  # this process never builds, so that it never has a thread to lose
+    if child == 0:
+        if seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        build_all(folder)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+began = time.monotonic()
+assert not in_child(directory / "whole", 0)
+whole = time.monotonic() - began
+good = {e.record.key.digest: e.record.sha256 for e in PlanCache.open(directory / "whole").entries()}
+assert len(good) == 2
+kills, killed = 0, directory / "killed"
+while kills < 50:
+    kills += in_child(killed, chance.uniform(0.002, 0.8 * whole))
+    for entry in PlanCache.open(killed, lambda message: None).entries():
+        if entry.record and entry.record.sha256 != good[entry.record.key.digest]:
+            sys.exit("a killed build left a plan that is not the one that a whole build makes")
+    if len(list(killed.glob("*.plan.json"))) == 2:
+        for path in killed.glob("*.plan*"):
+            path.unlink()
+assert not in_child(killed, 0)
+print(kills, sum(e.record is not None for e in PlanCache.open(killed).entries()))
+"""
+
+
+def test_fifty_kills_of_real_builds_never_leave_a_plan_that_is_another(tmp_path: Path) -> None:
+    """With TensorRT for RTX and without a GPU; builds are byte for byte the same."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' (works without a GPU)")
+    result = subprocess.run(
+        [sys.executable, "-c", REAL_KILLS, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert result.stdout.split() == ["50", "2"]
 
 
 def test_a_stored_plan_is_the_same_file_that_read_plan_reads(cache: PlanCache) -> None:

@@ -8,9 +8,7 @@ import pytest
 
 import engine.models
 from engine.errors import BackendUnavailable, ModelError
-from engine.models import serialize
-from engine.selection import open_backend, resolve_model
-from tests.engine.fakes import noisy_model
+from engine.selection import open_backend
 
 
 @pytest.fixture
@@ -53,15 +51,3 @@ def test_untrained_models_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine.models, "MODELS_DIR", tmp_path)
     with pytest.raises(ModelError, match="untrained"):
         open_backend("onnxruntime", "fast")
-
-
-def test_auto_never_picks_an_untrained_width_on_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine.models, "MODELS_DIR", tmp_path)
-    trained = noisy_model()
-    (tmp_path / "fast.safetensors").write_bytes(serialize(trained.weights, trained.metadata))
-    assert resolve_model("tensorrt", "auto").name == "fast"
-    (tmp_path / "balanced.safetensors").write_bytes(serialize(trained.weights, trained.metadata))
-    assert resolve_model("tensorrt", "auto").name == "balanced"
-    assert resolve_model("onnxruntime", "auto").name == "fast"

@@ -15,13 +15,29 @@ from engine.backends.cuda_thread import GpuThread
 from engine.backends.nearest import enlarge
 from engine.backends.tensorrt_backend import KEPT_SHAPES, Gate, TensorRtBackend
 from engine.backends.tensorrt_runtime import TrtRuntime
-from engine.build import CachedPlans, PlanMaker, PlanSource, Target, runtime_named
+from engine.backends.tensorrt_shim import BuildOptions
+from engine.build import (
+    CachedPlans,
+    PlanFile,
+    PlanMaker,
+    PlanSource,
+    Target,
+    runtime_named,
+)
 from engine.cache import PlanCache, write_plan
 from engine.contract import FrameFormat
-from engine.errors import BackendUnavailable, EngineFault, OutOfMemory, PlanError
+from engine.errors import (
+    BackendUnavailable,
+    ContractError,
+    EngineFault,
+    OutOfMemory,
+    PlanError,
+)
+from engine.frames import Nv12
 from engine.gpu import GpuOptions, check_driver, open_gpu_backend, open_plan
 from engine.models import load_model
-from engine.plan import Plan, PlanRecord, Size, sha256_hex
+from engine.plan import Plan, PlanRecord, Profile, Size, sha256_hex
+from engine.selection import model_of
 from engine.upscaler import Upscaler
 from tests.engine.fake_cuda import T4, FakeCuda
 from tests.engine.test_cuda_lane import FakeNetwork
@@ -201,6 +217,70 @@ def test_lanes_that_do_not_fit_are_all_given_back(rig: Rig, plans: CachedPlans) 
         assert rig.cuda.free_bytes() == before
 
 
+def test_frames_larger_than_1024_by_1024_go_through_in_strips_of_one_plan(
+    rig: Rig, plans: CachedPlans
+) -> None:
+    rows = np.arange(1080, dtype=np.uint16)[:, None]
+    y = np.broadcast_to((rows % 251).astype(np.uint8), (1080, 1920))
+    uv = np.broadcast_to((rows[:540, :, None] % 241).astype(np.uint8), (540, 960, 2))
+    with rig.backend(plans) as backend, Upscaler(backend, guard=False) as upscaler:
+        found = upscaler.upscale(Nv12(y, uv))
+        assert isinstance(found, Nv12)
+        np.testing.assert_array_equal(found.y[:, ::640], y.repeat(4, axis=0)[:, ::160])
+        np.testing.assert_array_equal(found.uv[:, ::640], uv.repeat(4, axis=0)[:, ::160])
+        (loaded,) = rig.loaded
+        window, halo = loaded.spec, backend.info.halo + 1
+        assert window.width == 1920
+        assert window.height * window.width <= backend.info.max_pixels == 1024 * 1024
+        kept = window.height - 2 * halo
+        assert -(-(1080 - 2 * halo) // kept) == 3
+        record = backend._newest.record if backend._newest else None
+    assert record is not None
+    assert record.key.profile == Profile.static(window.height, 1920)
+    assert upscaler.host_only(LaneSpec(1080, 1920, "nv12")) == (
+        "1920x1080 frames go through in strips"
+    )
+
+
+def test_a_dynamic_plan_serves_the_sizes_of_its_profile_and_no_other(
+    rig: Rig, tmp_path: Path, messages: list[str]
+) -> None:
+    profile = Profile((64, 64), (64, 96), (128, 128))
+    maker = QuickMaker(rig.runtime(), MODEL, Target("7.5"), BuildOptions(profile=profile))
+    write_plan(tmp_path / "dynamic.plan", maker.make(LaneSpec(64, 96)))
+    plans = PlanFile(tmp_path / "dynamic.plan", maker, messages.append)
+    with rig.backend(plans) as backend:
+        for size in ((64, 64), (100, 127), (128, 128)):
+            spec = LaneSpec(*size)
+            frame = frames_of(1, spec)[0]
+            (lane,) = backend.open_lanes(spec, 1)
+            lane.start(frame)
+            np.testing.assert_array_equal(lane.finish(), enlarge(frame))
+        with pytest.raises(
+            ContractError, match=r"takes rgb24 frames of \(64, 64\) to \(128, 128\)"
+        ):
+            backend.open_lanes(LaneSpec(130, 64), 1)
+
+
+def test_frames_stay_on_the_gpu_and_are_gated_like_those_that_come_back(
+    rig: Rig, plans: CachedPlans
+) -> None:
+    spec = LaneSpec(8, 16, "nv12")
+    frames = [
+        Nv12(np.full((8, 16), level, np.uint8), np.full((4, 8, 2), 128, np.uint8))
+        for level in (10, 60, 200)
+    ]
+    with rig.backend(plans) as backend:
+        upscaler = Upscaler(backend, lanes=2)
+        assert upscaler.host_only(spec) == ""
+        for frame, found in zip(frames, upscaler.stream_on_device(frames, spec), strict=True):
+            rows = rig.cuda.at(found.y.address, found.y.rows * found.y.row_bytes)
+            assert set(rows.tolist()) == {int(frame.y[0, 0])}
+        assert rig.gated == [spec]
+        assert len(rig.loaded) == 1
+    assert all(memory.freed for memory in rig.cuda.memories)
+
+
 def test_a_closed_backend_says_so(rig: Rig, plans: CachedPlans) -> None:
     backend = rig.backend(plans)
     backend.close()
@@ -238,6 +318,19 @@ def test_without_a_library_or_a_gpu_opening_is_one_sentence(tmp_path: Path) -> N
     options = GpuOptions(cache_dir=tmp_path / "plans")
     with pytest.raises(BackendUnavailable, match=r"no plan for compute capability 9\.0"):
         open_gpu_backend("tensorrt_rtx", MODEL, options, open_gpu=hopper)
+
+
+def test_model_auto_on_a_gpu_is_chosen_by_its_proofs_and_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' (works without a GPU)")
+    options = GpuOptions(cache_dir=tmp_path / "plans", reason="auto: tensorrt_rtx runs here")
+    with open_gpu_backend("tensorrt_rtx", None, options, open_gpu=FakeCuda) as backend:
+        info = backend.info
+    assert info.model == "balanced"
+    assert info.detail["reason"] == (
+        "auto: tensorrt_rtx runs here; model auto: balanced, no width has a proof of 60 fps on "
+        "this GPU"
+    )
+    assert model_of(info, "auto").name == "balanced"
 
 
 def test_a_driver_older_than_the_library_is_told_before_any_plan_is_touched(
