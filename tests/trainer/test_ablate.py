@@ -49,6 +49,7 @@ def keep(config: AblateConfig, key: str, *values: float | None) -> None:
         result: dict[str, object] = {"iterations": config.iterations, "psnr_y_db": value}
         if value is None:
             result = {"iterations": 7, "diverged_at": 7}
+        result["recipe"] = config.run_of(BY_KEY[key], seed).recipe()
         write_json(result_path(config, BY_KEY[key], seed), result)
 
 
@@ -132,10 +133,23 @@ def test_differences_below_two_standard_deviations_are_not_claimed(
     assert "too few seeds to judge" in line_of(config, "plain")
 
 
-def test_runs_of_another_length_do_not_count(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("name", ["iterations", "batch", "patch"])
+def test_runs_of_another_length_batch_or_crop_do_not_count(
+    name: str, tmp_path: Path, data: Path
+) -> None:
     config = config_in(tmp_path, data)
-    keep(config, "leaky", 30.0, 30.1)
-    assert "not run" in line_of(replace(config, iterations=3), "leaky")
+    keep(config, "leaky", 30.0, None)
+    assert "| LeakyReLU | 7 | 2 | 30.000 |" in line_of(config, "leaky")
+    other = replace(config, **{name: getattr(config, name) + 1})
+    assert "not run" in line_of(other, "leaky")
+
+
+def test_every_seed_that_was_run_counts_however_many_are_asked_for(
+    tmp_path: Path, data: Path
+) -> None:
+    config = config_in(tmp_path, data, seeds=3)
+    keep(config, "baseline", 30.00, 30.02, 30.04)
+    assert "| 3 | 30.020 ± 0.020 |" in line_of(replace(config, seeds=1), "baseline")
 
 
 def test_the_verdict_is_symmetric() -> None:
