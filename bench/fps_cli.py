@@ -171,6 +171,7 @@ def measure(
         clip = options.clip or clip_for(spec.height, spec.width)
         found.file = run_file(backend, clip, lanes, options.codec, spec)
         found.details["file_stages"] = found.file.stages
+        found.details["frame_memory"] = found.file.frame_memory
     else:
         alone = options.frames if options.mode == "engine" else min(options.frames, ENGINE_FRAMES)
         found.engine = run_engine(backend, spec, expected.frames, alone)
