@@ -24,6 +24,8 @@ class FileRun:
     frames_out: int
     stages: dict[str, dict[str, float]]
     """Of the manifest: stage -> p50_ms, p95_ms."""
+    frame_memory: dict[str, str]
+    """Of the manifest: where the frames were, and why on the host."""
 
     @property
     def fps(self) -> float:
@@ -57,4 +59,6 @@ def run_file(backend: Backend, clip: Path, lanes: int, codec: str, spec: LaneSpe
     found = manifest.input["width"], manifest.input["height"]
     if found != (spec.width, spec.height):
         raise ValueError(f"{clip.name} is {found[0]}x{found[1]}: say so with --size")
-    return FileRun(seconds, manifest.frames_in, manifest.frames_encoded, manifest.stages)
+    return FileRun(
+        seconds, manifest.frames_in, manifest.frames_encoded, manifest.stages, manifest.frame_memory
+    )

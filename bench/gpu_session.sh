@@ -9,7 +9,9 @@
 #
 # Steps, each logged, none stopping the next: (a) PyCUDA builds and our lanes run around PyTorch,
 # (b) which TensorRT for RTX plans run on this card, (c) the yardstick, (d) the tests marked gpu and
-# trt_gpu, (e) the proof with every TensorRT that is installed. The exit code is that of (d).
+# trt_gpu, video in device memory among them, (e) the proof with every TensorRT that is installed and
+# what --model auto makes of it, (f) file to file, through the host and through device memory. The
+# exit code is that of (d).
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 out=${1:-${OUT:-bench/results/gpu}}
@@ -51,7 +53,7 @@ step rtx "$python" bench/rtx_on_this_card.py
 grep '^{' "$out/rtx.log" >"$out/rtx.jsonl"
 # (d): a skipped gpu test fails, a skipped trt_gpu test is listed with its reason.
 tests=0
-SR_TEST_GPU=1 step tests "$python" -m pytest -ra -m "gpu or trt_gpu" tests/gpu || tests=$?
+SR_TEST_GPU=1 step tests "$python" -m pytest -ra -s -m "gpu or trt_gpu" tests/gpu || tests=$?
 # (e): never falls back, so it ends with the reason where a runtime does not run here.
 for backend in tensorrt tensorrt_rtx; do
     for model in fast balanced quality; do
@@ -62,5 +64,17 @@ for backend in tensorrt tensorrt_rtx; do
         done
     done
 done
+# (f): the details of each JSON say where the frames were (frame_memory) and why.
+for backend in tensorrt tensorrt_rtx; do
+    step "auto-$backend" "$python" bench/fps.py --backend "$backend" --mode engine --frames 60 \
+        --size "$size" --save "$out/auto-$backend.json" || continue
+    for codec in libx264 h264_nvenc hevc_nvenc; do
+        step "file-$backend-$codec" "$python" bench/fps.py --backend "$backend" --mode file \
+            --size "$size" --format nv12 --codec "$codec" --save "$out/file-$backend-$codec.json"
+    done
+done
+# What the media library says about this machine's codecs, with and without device memory.
+step codecs "$python" -c 'import json; from server.media.encode import usable_codecs
+print(json.dumps(usable_codecs(), indent=1))'
 cat "$out/summary.txt"
 exit "$tests"

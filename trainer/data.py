@@ -79,7 +79,10 @@ def list_pictures(folder: Path) -> list[Path]:
         raise DataError(f"{folder} is not a folder; give a folder of pictures with --data")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
-        raise DataError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(
+            f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))}); put some there or give "
+            "another folder with --data"
+        )
     return found
 
 
@@ -112,7 +115,9 @@ def _lr_files(folder: Path, hr_files: list[Path]) -> list[Path]:
     by_stem = {p.stem: p for p in list_pictures(folder)}
     missing = [p.name for p in hr_files if p.stem not in by_stem]
     if missing:
-        raise DataError(f"{folder} has no low-resolution picture for {missing[0]}")
+        raise DataError(
+            f"{folder} has no low-resolution picture for {missing[0]}; add it or remove that one"
+        )
     return [by_stem[p.stem] for p in hr_files]
 
 
