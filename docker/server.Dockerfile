@@ -1,8 +1,7 @@
 # The service. RUNTIME=cpu|rtx|tensorrt picks what runs frames; torch is in none of them.
 #   docker build -f docker/server.Dockerfile -t sr-server .                        (CPU)
 #   docker build -f docker/server.Dockerfile --build-arg RUNTIME=rtx -t sr-server .
-# A model of your own: put its weights into build/deploy/ and add
-#   --build-arg MODEL=/models/NAME.safetensors
+# A model of your own: make deploy RUN=runs/mine, which fills build/deploy/ and sets MODEL.
 ARG PYTHON=3.12
 ARG RUNTIME=cpu
 
@@ -55,17 +54,18 @@ RUN --mount=type=bind,target=/context \
 
 # --- what runs ------------------------------------------------------------------------------------
 FROM python:${PYTHON}-slim-bookworm
-ARG MODEL=auto
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && install -d -m 700 -o 10001 -g 10001 /cache /data
 COPY --from=packages /opt/sr /opt/sr
-COPY --from=packages /models /models
 ENV PATH=/opt/sr/bin:$PATH
 # Compiles what the processes import, Python's own library too, which comes without: a decode child
 # starts for every video, and the root file system may be read-only by then.
 RUN python -c "import server.__main__, server.app, server.workers.__main__, \
 server.media.decode_child, server.media.encode_child, server.picture_child"
+# Last, so that another model is another layer of its own and nothing else.
+COPY --from=packages /models /models
+ARG MODEL=auto
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SR_CACHE_DIR=/cache \
