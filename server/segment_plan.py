@@ -121,16 +121,14 @@ def _plan(work: Work, mark: str, check: Callable[[], None]) -> Header:
     with Decoder(work.source, decode_options(work.options), check) as decoder:
         info = decoder.info
     checked_codec(encode_options(info, work.options, work.container))
-    header = Header(mark, str(info.time_base), pts_shift(info, work.options))
+    shift = pts_shift(info, work.options)
+    header = Header(mark, str(info.time_base), shift, video=info_to_message(info))
     duration = info.duration_seconds
     if duration is not None and duration <= work.segment_seconds:
         return header
     found = find_key_frames(work.source, work.options.limits, check)
     cuts = None if found.problem else _cuts(work, info, found)
-    if cuts is None:
-        return header
-    video = info_to_message(info)
-    return replace(header, cuts=cuts, packets=found.packets, video=video)
+    return header if cuts is None else replace(header, cuts=cuts, packets=found.packets)
 
 
 def _cuts(work: Work, info: VideoInfo, found: KeyFrames) -> list[int] | None:

@@ -26,6 +26,7 @@ from server.media.encode import join_segments
 from server.media.errors import EncodeError, UnusableMedia
 from server.media.ledger import Header, Ledger, Row
 from server.media.probe import VideoInfo, info_from_message
+from server.media.timing import Stages, merged
 from server.report import Facts, build_manifest
 from server.segment_plan import SEGMENT_SECONDS, Work, prepare, span_options
 from server.segment_writer import SegmentWriter
@@ -38,8 +39,6 @@ from server.session import (
     progress_reporter,
 )
 from server.video_options import OnProgress, VideoOptions, choose_container, expected_frames
-
-Stages = dict[str, dict[str, float]]
 
 
 def upscale_in_segments(
@@ -132,7 +131,7 @@ def make_segments(
                 number += 1
             assert decoder.summary is not None
             on_row(replace(writer.finish(last), counted=asdict(decoder.summary)))
-        return flow.times.summary()
+        return merged([flow.times.summary(), *writer.stages])
 
 
 def join(
@@ -235,8 +234,9 @@ class _Job:
             done += 1
             report(done)
 
+        made: list[Stages] = []
         for numbers in runs(ledger.missing):
-            self.stages = make_segments(
+            stages = make_segments(
                 self.work,
                 ledger.header,
                 numbers,
@@ -245,6 +245,8 @@ class _Job:
                 check=self.check,
                 on_frame=on_frame,
             )
+            made.append(stages)
+        self.stages = merged(made)
 
     def _make_unplanned(self, ledger: Ledger) -> None:
         """Everything after the last finished segment."""
@@ -265,9 +267,9 @@ class _Job:
                 reuse_duplicates=work.options.reuse_duplicates,
                 shift=ledger.header.shift,
             )
-            self._write_segments(flow, ledger, decoder.info)
+            encoded = self._write_segments(flow, ledger, decoder.info)
             assert decoder.summary is not None
-            self.stages = flow.times.summary()
+            self.stages = merged([flow.times.summary(), *encoded])
             ledgers.append(work.folder, asdict(decoder.summary))
 
     def _open_decoder(self, ledger: Ledger) -> Decoder:
@@ -276,7 +278,7 @@ class _Job:
             after = ledger.last_pts + ledger.header.shift
         return Decoder(self.work.source, decode_options(self.work.options, after), self.check)
 
-    def _write_segments(self, flow: FrameFlow, ledger: Ledger, info: VideoInfo) -> None:
+    def _write_segments(self, flow: FrameFlow, ledger: Ledger, info: VideoInfo) -> list[Stages]:
         work, number = self.work, len(ledger.rows)
         total = expected_frames(info, work.options)
         report = progress_reporter(self.on_progress, total, ledger.frames)
@@ -293,6 +295,7 @@ class _Job:
                 report(ledger.frames + len(flow.ledger))
             if writer.first_pts is not None:
                 ledgers.append(work.folder, writer.finish(number))
+            return writer.stages
 
 
 def runs(numbers: Sequence[int]) -> list[range]:
@@ -342,5 +345,6 @@ def _whole_summary(ledger: Ledger) -> DecodeSummary:
             total[name] = total[name] or value if name == "demux_error" else total[name] + value
     # Decoders of parts read more packets than their own, and stop early unless theirs is the last.
     last_stopped = bool(ledger.rows[-1].counted.get("stopped_early"))
-    total |= {"packets": ledger.header.packets, "stopped_early": last_stopped, "skipped": 0}
+    packets = ledger.header.packets or total["packets"]
+    total |= {"packets": packets, "stopped_early": last_stopped, "skipped": 0}
     return DecodeSummary(**(total | {"frames": ledger.frames}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -81,9 +83,38 @@ class Arguments:
     manifest: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write a JSON record of what was done: sizes, hashes,
     backend, what was converted or dropped."""
+    cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """Videos: spread the frames over a Ray cluster: HOST:PORT of
+    its head, auto (also without ADDRESS) for the one that this
+    machine belongs to, or local for this machine alone."""
     overwrite: Annotated[bool, arg(help_behavior_hint="")] = False
     """Replace OUT if it is there. Nothing is ever replaced
     without this."""
+
+
+_ADDRESS = re.compile(r"auto|local|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-f:]+\]:\d+")
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``auto`` after a ``--cluster`` that no address follows."""
+    found: list[str] = []
+    for index, argument in enumerate(arguments):
+        found.append(argument)
+        following = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if argument == "--cluster" and not _ADDRESS.fullmatch(following):
+            found.append("auto")
+    return found
+
+
+def parse_arguments(words: Sequence[str]) -> Arguments:
+    """The command line as tyro reads it. Raises SystemExit for ``--help`` and for mistakes."""
+    return tyro.cli(
+        Arguments,
+        prog="sr-upscale",
+        description=DESCRIPTION,
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def refuse(chosen: Arguments, what: str, **given: object) -> None:

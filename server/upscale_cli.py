@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 
+from engine.command_line import parse_command_line
 from engine.errors import EngineError
 from engine.selection import OnProgress, open_backend
 from engine.upscaler import Upscaler
 from server.beside import write_whole
+from server.cluster.maker import EngineChoice
+from server.cluster.video import ClusterOptions, upscale_on_cluster
 from server.interrupts import Interrupted, Interrupts
+from server.manifest import Manifest
 from server.media.codecs import DEFAULT_CODEC, find_codec
 from server.media.errors import Cancelled, EncodeError, MediaError
 from server.media.sniff import sniff_file
@@ -29,13 +32,14 @@ from server.picture_session import PictureOptions
 from server.progress import folder_bar, video_bar
 from server.session import upscale_video
 from server.upscale_arguments import (
-    DESCRIPTION,
     Arguments,
     UsageError,
     check_arguments,
     check_target,
+    parse_arguments,
     parse_size,
     refuse,
+    with_address,
 )
 from server.video_options import VideoOptions
 
@@ -44,13 +48,8 @@ BAD_INPUT = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    chosen = tyro.cli(
-        Arguments,
-        prog="sr-upscale",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = parse_command_line("sr-upscale", with_address(given), parse_arguments)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     interrupts = Interrupts()
     try:
@@ -85,8 +84,13 @@ def run(chosen: Arguments, console: Console, interrupts: Interrupts) -> int:
     return 0
 
 
+def _refuse_video_options(chosen: Arguments, what: str) -> None:
+    names = ("start", "end", "codec", "cluster")
+    refuse(chosen, what, **{name: getattr(chosen, name) for name in names})
+
+
 def _run_picture(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> None:
-    refuse(chosen, "a picture", start=chosen.start, end=chosen.end, codec=chosen.codec)
+    _refuse_video_options(chosen, "a picture")
     check_target(chosen, "picture")
     with _opened(chosen, console) as upscaler, _picture_files(chosen, size, upscaler) as files:
         manifest = files.upscale(chosen.source, chosen.target)
@@ -98,7 +102,7 @@ def _run_picture(chosen: Arguments, size: tuple[int, int] | None, console: Conso
 
 
 def _run_folder(chosen: Arguments, size: tuple[int, int] | None, console: Console) -> int:
-    refuse(chosen, "pictures", start=chosen.start, end=chosen.end, codec=chosen.codec)
+    _refuse_video_options(chosen, "pictures")
     if chosen.target.exists() and not chosen.target.is_dir():
         raise UsageError(f"{chosen.target} is a file; a folder of pictures needs a folder as OUT.")
     if chosen.target.resolve() == chosen.source.resolve():
@@ -134,14 +138,8 @@ def _run_video(
         start_seconds=chosen.start,
         end_seconds=chosen.end,
     )
-    with (
-        _opened(chosen, console) as upscaler,
-        video_bar(console, chosen.source.name) as feed,
-        interrupts.deferred(),
-    ):
-        manifest = upscale_video(
-            chosen.source, chosen.target, upscaler, options, feed, cancelled=interrupts.asked
-        )
+    upscale = _upscale_on_cluster if chosen.cluster is not None else _upscale_here
+    manifest = upscale(chosen, options, console, interrupts)
     for stream in manifest.dropped:
         what = " ".join(str(stream[key]) for key in ("type", "codec") if key in stream)
         number = f"stream {stream['index']} " if "index" in stream else ""
@@ -154,6 +152,35 @@ def _run_video(
         f"{manifest.frames_out} frames, {manifest.fps:.1f} fps",
     )
     _write_manifest(chosen, {"kind": "video", **manifest.to_dict()})
+
+
+def _upscale_here(
+    chosen: Arguments, options: VideoOptions, console: Console, interrupts: Interrupts
+) -> Manifest:
+    with (
+        _opened(chosen, console) as upscaler,
+        video_bar(console, chosen.source.name) as feed,
+        interrupts.deferred(),
+    ):
+        return upscale_video(
+            chosen.source, chosen.target, upscaler, options, feed, cancelled=interrupts.asked
+        )
+
+
+def _upscale_on_cluster(
+    chosen: Arguments, options: VideoOptions, console: Console, interrupts: Interrupts
+) -> Manifest:
+    path = Path(chosen.model)
+    weights = path.read_bytes() if path.is_file() else None
+    engine = EngineChoice(chosen.backend, chosen.model, chosen.threads, weights)
+    cluster = ClusterOptions(chosen.cluster or "auto", engine)
+    with video_bar(console, chosen.source.name) as feed, interrupts.deferred():
+        manifest = upscale_on_cluster(
+            chosen.source, chosen.target, cluster, options, feed, cancelled=interrupts.asked
+        )
+    ran = manifest.backend
+    _say(console, f"backend {ran['name']} {ran['version']} on the cluster's {ran['device']}")
+    return manifest
 
 
 @contextmanager

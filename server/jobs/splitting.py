@@ -11,10 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 
 from server.media import ledger as ledgers
 from server.media.ledger import Row
+from server.media.timing import merged
 from server.workers.channel import Message
 from server.workers.pool import WorkerPool
 from server.workers.ticket import Ticket, TicketCancelled, ignore
@@ -144,16 +144,3 @@ class SplitJob:
                 "eta_seconds": None if left is None else round(max(left, 0.0), 1),
             }
         )
-
-
-def merged(stages: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Times per stage over all segments: the median of the medians, the worst of the 95 %."""
-    names = {name for each in stages for name in each}
-    found = {}
-    for name in sorted(names):
-        times = [each[name] for each in stages if name in each]
-        found[name] = {
-            "p50_ms": median(each["p50_ms"] for each in times),
-            "p95_ms": max(each["p95_ms"] for each in times),
-        }
-    return found

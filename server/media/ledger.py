@@ -34,9 +34,9 @@ class Header:
     cuts: list[int] | None = None
     """The plan: where each segment but the first begins, in pts of the source."""
     packets: int = 0
-    """Of the planned video."""
+    """Of a video that is cut."""
     video: dict[str, Any] | None = None
-    """``info_to_message`` of the planned video."""
+    """``info_to_message`` of the whole video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,28 @@ def segment_name(number: int) -> str:
 
 
 def read(folder: Path) -> Ledger | None:
-    """The ledger in ``folder``, or None when there is none. A torn last line is ignored."""
+    """The ledger in ``folder``, or None when there is none.
+
+    What follows a line that is torn, or that a crash of the machine left as anything, is ignored.
+    """
     try:
-        lines = (folder / FILE_NAME).read_text().splitlines()
+        lines = (folder / FILE_NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return None
     entries: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+    rows: list[Row] = []
+    try:
+        for line in lines:
+            entries.append(dict(json.loads(line)))
+            rows += [Row(**entries[-1]["row"])] if "row" in entries[-1] else []
+    except (ValueError, TypeError):
+        pass
     if not entries or entries[0].get("schema") != SCHEMA:
         return None
-    header = Header(**entries[0])
-    rows = [Row(**entry["row"]) for entry in entries[1:] if "row" in entry]
+    try:
+        header = Header(**entries[0])
+    except TypeError:
+        return None
     if header.cuts is not None:  # written as they were finished; one that was made again is last
         newest = {row.file: row for row in rows}
         rows = [newest[name] for name in sorted(newest)]

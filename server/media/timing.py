@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+Stages = dict[str, dict[str, float]]
+"""Stage -> what ``percentiles`` says of it."""
+
+BUCKETS_MS = (1, 2, 4, 8, 16, 33, 66, 130, 260, 500, 1000, 2000, 5000)
+"""Upper ends of the histogram that ``percentiles`` counts."""
 
 
 @dataclass
@@ -47,7 +55,7 @@ class StageTimes:
             yield item
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Stage -> ``p50_ms`` and ``p95_ms``."""
+        """Stage -> what ``percentiles`` says."""
         return {stage: percentiles(values) for stage, values in self._values.items()}
 
     def _add(self, stage: str, milliseconds: float) -> None:
@@ -55,9 +63,47 @@ class StageTimes:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """``p50_ms`` and ``p95_ms`` of a list of milliseconds; zeros for an empty one."""
-    if len(values) < 2:
-        only = round(values[0], 3) if values else 0.0
-        return {"p50_ms": only, "p95_ms": only}
-    cuts = statistics.quantiles(values, n=20, method="inclusive")
-    return {"p50_ms": round(cuts[9], 3), "p95_ms": round(cuts[18], 3)}
+    """``p50_ms``, ``p95_ms``, ``p99_ms`` of milliseconds, and what a histogram needs.
+
+    That is ``frames``, ``total_ms`` and, per bucket, ``le_N_ms``: how many took at most N. All are
+    zero for an empty list.
+    """
+    ordered = sorted(values)
+    found = {f"p{share}_ms": round(_quantile(ordered, share / 100), 3) for share in (50, 95, 99)}
+    found |= {"frames": len(ordered), "total_ms": round(math.fsum(ordered), 3)}
+    return found | {bucket_name(most): bisect_right(ordered, most) for most in BUCKETS_MS}
+
+
+def bucket_name(most_ms: int) -> str:
+    """The key under which ``percentiles`` counts what took at most this long."""
+    return f"le_{most_ms}_ms"
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """Between neighbours linearly."""
+    if not ordered:
+        return 0.0
+    place = (len(ordered) - 1) * share
+    below = ordered[int(place)]
+    return below + (ordered[min(int(place) + 1, len(ordered) - 1)] - below) * (place % 1)
+
+
+def merged(stages: Sequence[Stages]) -> Stages:
+    """Times per stage over all segments: the median of the medians, the worst of the 95 % and
+    99 %, and the sums of what was counted."""
+    found = {}
+    for stage in sorted({name for each in stages for name in each}):
+        times = [each[stage] for each in stages if stage in each]
+        names = list(dict.fromkeys(name for each in times for name in each))
+        found[stage] = {
+            name: _MERGE.get(name, sum)([each[name] for each in times if name in each])
+            for name in names
+        }
+    return found
+
+
+_MERGE: dict[str, Callable[[list[float]], float]] = {
+    "p50_ms": statistics.median,
+    "p95_ms": max,
+    "p99_ms": max,
+}

@@ -16,7 +16,7 @@ import pytest
 
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
-from server.jobs.splitting import merged
+from server.media.timing import merged
 from server.segments import upscale_in_segments
 from server.video_options import VideoOptions
 from tests.server.live import LiveServer, live_server, wait_ready, wait_until

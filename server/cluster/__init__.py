@@ -1,0 +1,1 @@
+"""Several machines by way of Ray (extra ``cluster``), which is imported when it is used."""

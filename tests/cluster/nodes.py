@@ -1,0 +1,128 @@
+"""Ray nodes as processes of this machine, for tests that lose one of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from server.cluster.connection import QUIET
+from tests.server.live import DEADLINE_SECONDS, ROOT, wait_until
+
+STORE_BYTES = 80 * 1024 * 1024
+"""Of each node's object store: little, as in a container with a small /dev/shm."""
+
+
+@dataclass
+class Node:
+    """A running ``ray start --block`` and everything that it started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_up(self) -> bool:
+        """Whether it has registered; it says so in its log."""
+        text = self.log.read_text()
+        assert self.process.poll() is None, text
+        return "block forever" in text
+
+    def family(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def kill(self) -> None:
+        """As if its machine lost power."""
+        if self.process.poll() is None:
+            family = self.family()
+            for member in family:
+                member.suspend()  # so that none of them starts another meanwhile
+            for member in family:
+                member.kill()
+            psutil.wait_procs(family, DEADLINE_SECONDS)
+        self.process.wait()
+
+
+@dataclass
+class Nodes:
+    """A cluster of a head and one more node, each with one CPU."""
+
+    address: str
+    head: Node
+    other: Node
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[Nodes]:
+    """Starts both; at the end no process of theirs is left, whatever happened."""
+    ports = free_ports(10)
+    address = f"127.0.0.1:{ports[0]}"
+    # The name of a socket in there has at most 107 characters.
+    temporary = Path("/tmp") / f"ray-{os.getpid()}"
+    head = ["--head", f"--port={ports[0]}", f"--ray-client-server-port={ports[9]}"]
+    head += [f"--temp-dir={temporary}", "--include-dashboard=false"]
+    with ExitStack() as stack:
+        stack.callback(_remove, temporary)
+        nodes = []
+        for options in (head, [f"--address={address}"]):
+            node = _start(options, ports[1 + 4 * len(nodes) :], folder / f"node{len(nodes)}.log")
+            stack.callback(node.kill)
+            nodes.append(node)
+            wait_until(node.is_up, "a Ray node", 3 * DEADLINE_SECONDS)
+        yield Nodes(address, *nodes)
+    assert [each.pid for each in psutil.process_iter() if _belongs(each, temporary)] == []
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on right now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def environment() -> dict[str, str]:
+    """Of everything in the cluster: with a token, as Ray wants it, and nothing of the user's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SR_")}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    return {**kept, **QUIET, **token, "PYTHONPATH": str(ROOT), "RAY_enable_worker_prestart": "0"}
+
+
+def _start(options: list[str], ports: list[int], log: Path) -> Node:
+    names = (
+        "metrics-export-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
+    )
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options),
+        *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0", "--disable-usage-stats"),
+        f"--object-store-memory={STORE_BYTES}",
+        # With known ports a node does not give up on its agents where they start slowly.
+        *(f"--{name}={port}" for name, port in zip(names, ports, strict=False)),
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=environment(), stdout=file, stderr=file, stdin=subprocess.DEVNULL
+        )
+    return Node(process, log)
+
+
+def _belongs(process: psutil.Process, temporary: Path) -> bool:
+    try:
+        return any(str(temporary) in part for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""A video on a real Ray cluster of two nodes, one of which dies on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from engine.selection import open_backend
+from engine.upscaler import Upscaler
+from server.media.ledger import FILE_NAME
+from server.segments import upscale_in_segments
+from server.video_options import VideoOptions
+from tests.cluster.nodes import Nodes, environment, two_nodes
+from tests.server.live import wait_until
+from tests.server.media.clips import Clip, read_clip, write_clip
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.cluster
+
+SEGMENTS = 6
+FRAMES = SEGMENTS * 12
+CLIP = Clip(
+    width=64,
+    height=48,
+    frames=FRAMES,
+    time_base=Fraction(1, 90000),
+    pts=[90000 * n + (n * 7777) % 45000 for n in range(FRAMES)],
+    options={"bf": "2", "g": "12", "sc_threshold": "0"},
+    audio=("aac",),
+)
+"""About a frame a second, so that six segments of ten seconds are few frames."""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as running:
+        yield running
+
+
+def command(nodes: Nodes, source: Path, target: Path) -> subprocess.Popen[str]:
+    """``sr-upscale`` on the cluster; on a file system that the nodes do not share, they say."""
+    arguments = [str(source), str(target), "--cluster", nodes.address]
+    engine = ["--backend", "onnxruntime", "--model", "fast", "--threads", "1"]
+    manifest = ["--manifest", str(target.with_suffix(".json"))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.upscale_cli", *arguments, *engine, *manifest],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rows(folder: Path) -> int:
+    """Segments that have arrived so far."""
+    for ledger in folder.glob(f".*/{FILE_NAME}"):
+        return ledger.read_text().count('{"row"')
+    return 0
+
+
+def test_a_cluster_makes_the_file_that_one_machine_makes_even_if_a_node_dies(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    source, alone, target = (tmp_path / name for name in ("source", "alone.mp4", "a.mp4"))
+    write_clip(source, CLIP)
+    process = command(nodes, source, target)
+    wait_until(lambda: rows(tmp_path) >= 1 or process.poll() is not None, "a segment", 120)
+    assert process.poll() is None, process.communicate()[0]
+    nodes.other.kill()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    manifest = json.loads(target.with_suffix(".json").read_text())
+    assert manifest["frames_in"] == manifest["frames_out"] == manifest["frames_encoded"] == FRAMES
+    assert "workers of the cluster were lost" in said
+    folder = tmp_path / "segments"
+    folder.mkdir()
+    with Upscaler(open_backend("onnxruntime", "fast", threads=1)) as upscaler:
+        upscale_in_segments(source, alone, folder, upscaler, VideoOptions())
+    assert target.read_bytes() == alone.read_bytes()
+    assert read_clip(target).seconds == read_clip(source).seconds
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
