@@ -13,7 +13,7 @@ RUN ?= runs/$(notdir $(patsubst %/,%,$(or $(DATA),$(SMALL))))
 SM ?= 75
 
 .PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench \
-	docker-check deploy load soak reliability clean force
+	docker-check deploy load soak reliability reliability-short fuzz sbom audit clean force
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -122,13 +122,25 @@ deploy: $(ONNX)  ## Build the image sr-server with the weights of RUN and their 
 load: $(VENV)/.dev  ## Two minutes of more pictures than the service can take
 	$(BIN)/python bench/load.py
 
-soak: $(VENV)/.dev  ## Two minutes of mixed requests; descriptors, threads and memory must not grow
-	$(BIN)/python bench/soak.py --seconds 120
+soak: $(VENV)/.dev  ## 2,000 mixed requests, then 30 minutes of chaos; nothing may grow or get lost
+	$(BIN)/python bench/soak.py --requests 2000
+	$(BIN)/python bench/soak.py --chaos --seconds 1800
 
-reliability: $(VENV)/.dev  ## The longer forms of the fault, fuzz and kill tests
-	SR_SCHEMA_CASES=100 $(BIN)/python -m pytest -q tests/reliability
-	$(BIN)/python bench/fuzz_media.py --flips 1000 --cuts 200
-	$(BIN)/python bench/soak.py --seconds 120 --kills 20
+reliability: $(VENV)/.dev  ## Every figure of docs/reliability.md (two hours; goes on where it stopped)
+	$(BIN)/python bench/reliability.py; code=$$?; $(BIN)/python bench/reliability.py --table; exit $$code
+
+reliability-short: $(VENV)/.dev  ## The same with small counts in at most 8 minutes; keeps nothing
+	$(BIN)/python bench/reliability.py --short
+
+fuzz: $(VENV)/.dev  ## A minute of atheris on each parser of ours
+	$(BIN)/python bench/fuzz_parsers.py --seconds 60
+
+sbom: $(VENV)/.dev  ## What is in the serving image: docker/sbom.cdx.json
+	$(BIN)/python docker/sbom.py
+
+# --strict: a package that the advisory service does not know is a failure, not a pass.
+audit: $(VENV)/.dev  ## Known vulnerabilities of the serving image; needs the advisory service of PyPI
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r docker/requirements.txt
 
 force:
 

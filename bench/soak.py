@@ -1,6 +1,8 @@
 """Mixed requests for minutes: do descriptors, threads or memory of the server grow?
 
     python bench/soak.py --seconds 120
+    python bench/soak.py --requests 2000
+    python bench/soak.py --seconds 1800 --chaos  # workers killed, uploads cut, readers that leave
     python bench/soak.py --seconds 20 --leak     # the positive control: must exit with 1
     python bench/soak.py --kills 20              # kill -9 of workers, servers and both
 
@@ -10,6 +12,7 @@ The last line of the output is JSON; the exit status is 1 when a limit is passed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -25,6 +28,7 @@ import httpx
 import numpy as np
 import psutil
 
+from tests.reliability.chaos import Chaos
 from tests.reliability.kills import run_kills
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
 from tests.server.media.clips import Clip, write_clip
@@ -34,6 +38,11 @@ MOST_MIB_PER_1000 = 0.5
 SURE_AFTER = 1000
 """Requests below which memory is reported but not judged: caches are still filling."""
 _WARM_UP_SHARE = 0.4
+_FEWEST = 120
+"""Requests without which there is nothing to compare."""
+_ROUNDS_OF_CHAOS = 6
+_SURVIVABLE = ("503",)
+"""What a good request may meet while workers are killed: come back in a moment."""
 
 
 @dataclass
@@ -55,20 +64,31 @@ class Soak:
 
     server: LiveServer
     clip: bytes
+    chaotic: bool = False
     requests: int = 0
+    jobs: int = 0
+    jobs_lost: int = 0
+    """That did not end as done, or whose result could not be fetched."""
     statuses: dict[str, int] = field(default_factory=dict)
+    mischief: dict[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
-    def run(self, seconds: float, rounds: int) -> dict[str, Any]:
-        """Requests in turn for ``seconds``, but at least ``rounds``; returns the report."""
+    def run(self, seconds: float, requests: int) -> dict[str, Any]:
+        """Requests in turn for ``seconds``, but at least so many; returns the report."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until or len(self.samples) < rounds:
-            self._round()
+        while time.monotonic() < until or self.requests < requests:
+            chaos = Chaos(self.server, self.clip, seed=self.requests)
+            with chaos if self.chaotic else contextlib.nullcontext():
+                for _ in range(_ROUNDS_OF_CHAOS if self.chaotic else 1):
+                    self._round()
+            for name, count in chaos.done.items():
+                self.mischief[name] = self.mischief.get(name, 0) + count
             self.settle()
         return self.report()
 
     def settle(self) -> None:
         """A sample after the server has let go of what the last requests held."""
+        wait_until(self._is_calm, "workers that are all idle", 120)
         process = psutil.Process(self.server.process.pid)
         workers = [child for child in process.children() if "server.workers" in child.cmdline()]
         spool = self.server.data_dir / "spool"
@@ -82,6 +102,10 @@ class Soak:
                 round(sum(each.memory_info().rss for each in workers) / 2**20, 2),
             )
         )
+
+    def _is_calm(self) -> bool:
+        with self.server.client() as client:
+            return set(client.get("/readyz").json()["workers"]) == {"idle"}
 
     def _round(self) -> None:
         with self.server.client() as client:
@@ -115,8 +139,9 @@ class Soak:
     def _job(self, client: httpx.Client) -> None:
         answer = client.post("/jobs?height=48", content=self.clip)
         url = f"/jobs/{answer.json()['id']}"
-        wait_until(lambda: client.get(url).json()["state"] in ("done", "failed"), "the job")
-        assert client.get(f"{url}/result").status_code == 200
+        wait_until(lambda: client.get(url).json()["state"] in ("done", "failed"), "the job", 180)
+        self.jobs += 1
+        self.jobs_lost += client.get(f"{url}/result").status_code != 200
         assert client.delete(url).status_code < 300
         self.requests += 4
 
@@ -132,11 +157,17 @@ class Soak:
         problems = [name for name, count in growth.items() if count > 0]
         if judged and slope > MOST_MIB_PER_1000:
             problems.append("memory")
-        if any(status.startswith("5") for status in self.statuses):
+        if self.jobs_lost:
+            problems.append("lost jobs")
+        survivable = _SURVIVABLE if self.chaotic else ()
+        if any(status[0] == "5" and status not in survivable for status in self.statuses):
             problems.append("server errors")
         return {
             "requests": self.requests,
+            "jobs": self.jobs,
+            "jobs_lost": self.jobs_lost,
             "statuses": self.statuses,
+            "mischief": self.mischief,
             "growth": growth,
             "rss_mib_per_1000_requests": round(slope, 2),
             "memory_judged": judged,
@@ -160,18 +191,22 @@ def _slope(samples: list[Sample]) -> float:
     return float(np.polyfit(requests / 1000, [sample.rss_mib for sample in samples], 1)[0])
 
 
-def soak(seconds: float, folder: Path, *, rounds: int = 10, leak: bool = False) -> dict[str, Any]:
+def soak(
+    seconds: float, folder: Path, *, requests: int = 0, leak: bool = False, chaos: bool = False
+) -> dict[str, Any]:
     """A soak of a server in ``folder``; with ``leak`` of one that leaks."""
     clip = write_clip(folder / "clip", Clip(width=16, height=16, frames=3)).read_bytes()
     module = "tests.reliability.leaky_server" if leak else "server"
     with live_server(folder / "data", module=module, SR_WORKERS="2") as server:
         wait_ready(server)
-        return Soak(server, clip).run(seconds, rounds)
+        return Soak(server, clip, chaos).run(seconds, max(requests, _FEWEST))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--requests", type=int, default=0, help="at least so many")
+    parser.add_argument("--chaos", action="store_true", help="kill workers, cut uploads, leave")
     parser.add_argument("--leak", action="store_true", help="soak a server that leaks")
     parser.add_argument("--kills", type=int, default=0, help="kill this often instead")
     arguments = parser.parse_args()
@@ -180,7 +215,13 @@ def main() -> int:
             kills = run_kills(arguments.kills, Path(name))
             print(json.dumps({**asdict(kills), "p95_seconds": kills.recovery_p95_seconds}))
             return 1 if kills.lost or kills.frames_wrong or kills.results_changed else 0
-        report = soak(arguments.seconds, Path(name), leak=arguments.leak)
+        report = soak(
+            0 if arguments.requests else arguments.seconds,
+            Path(name),
+            requests=arguments.requests,
+            leak=arguments.leak,
+            chaos=arguments.chaos,
+        )
     print(json.dumps(report))
     return 1 if report["problems"] else 0
 

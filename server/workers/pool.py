@@ -315,7 +315,9 @@ class WorkerPool:
             raise
         except WorkerDied:
             reason = watch.result() if watch.done() and not watch.cancelled() else None
-            self._settle_dead(ticket, reason or _died(), retry=reason is None)
+            # A job that stood still goes on after its last segment: a device may hang only once.
+            again = reason is None or ticket.kind == "job"
+            self._settle_dead(ticket, reason or _died(), retry=again)
             raise
         except asyncio.CancelledError:
             _fail(ticket, TicketCancelled())

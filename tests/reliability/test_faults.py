@@ -27,7 +27,8 @@ from tests.server.media.clips import Clip, pattern, write_clip
 
 SPEC = LaneSpec(48, 64)
 ROOT = Path(__file__).parents[2]
-STALL_SECONDS = 8.0
+STALL_SECONDS = {"hang": 8.0}
+"""Of a device that hangs; nothing else may run into it, however busy the machine is."""
 
 
 def frames(count: int = 6) -> Iterator[Frame]:
@@ -73,9 +74,9 @@ def job_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def job_ticket(folder: Path, retries: int = 2) -> Ticket:
+def job_ticket(folder: Path, retries: int = 2, fault: Fault = "raise") -> Ticket:
     task = {"kind": "job", "folder": str(folder), "options": {"format": "mp4"}}
-    return Ticket("job", task, stall_seconds=STALL_SECONDS, retries=retries)
+    return Ticket("job", task, stall_seconds=STALL_SECONDS.get(fault, 90), retries=retries)
 
 
 async def run_jobs(
@@ -119,14 +120,14 @@ def _import_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "hang"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_costs_its_worker_and_the_result_is_that_of_a_clean_run(
     fault: Fault, tmp_path: Path, clean: str
 ) -> None:
     struck, other = job_folder(tmp_path, "a"), job_folder(tmp_path, "b")
 
     async def test() -> Any:
-        tickets = [job_ticket(struck), job_ticket(other)]
+        tickets = [job_ticket(struck, fault=fault), job_ticket(other)]
         return await asyncio.wait_for(run_jobs(fault, tmp_path / "marker", tickets, 1), 100)
 
     outcomes, deaths = asyncio.run(test())
@@ -136,20 +137,6 @@ def test_a_fault_costs_its_worker_and_the_result_is_that_of_a_clean_run(
         assert outcome["frames"] == 10, outcome
         assert outcome["manifest"]["frames_in"] == outcome["manifest"]["frames_encoded"] == 10
         assert file_sha256(folder / "result.mp4") == clean
-
-
-def test_a_device_that_hangs_is_killed_by_the_watchdog_and_named(tmp_path: Path) -> None:
-    folder = job_folder(tmp_path, "a")
-
-    async def test() -> Any:
-        return await asyncio.wait_for(
-            run_jobs("hang", tmp_path / "marker", [job_ticket(folder)], 1), 100
-        )
-
-    outcomes, deaths = asyncio.run(test())
-    assert isinstance(outcomes[0], ApiError)
-    assert (outcomes[0].status, deaths) == (504, 1)
-    assert not (folder / "result.mp4").exists()
 
 
 def test_a_device_that_always_lies_fails_the_job_with_the_reason(tmp_path: Path) -> None:

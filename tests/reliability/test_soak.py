@@ -11,14 +11,15 @@ from bench.soak import MOST_MIB_PER_1000, Sample, _growth, _slope, soak
 
 @pytest.mark.timeout(300)
 def test_mixed_requests_leave_no_descriptor_and_no_thread(tmp_path: Path) -> None:
-    report = soak(0, tmp_path, rounds=8)
+    report = soak(0, tmp_path, requests=190)
     assert report["problems"] == [], report
     assert {"200", "400", "404", "415", "422"} <= set(report["statuses"])
+    assert (report["jobs"] >= 7, report["jobs_lost"]) == (True, 0)
 
 
 @pytest.mark.timeout(300)
 def test_a_server_that_leaks_turns_the_check_red(tmp_path: Path) -> None:
-    report = soak(0, tmp_path, rounds=6, leak=True)
+    report = soak(0, tmp_path, requests=140, leak=True)
     assert {"descriptors", "threads"} <= set(report["problems"]), report
 
 

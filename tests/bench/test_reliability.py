@@ -1,0 +1,77 @@
+"""The runner keeps what was made, goes on where it stopped, and says what was missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import reliability
+from bench.reliability import BEGIN, DOCUMENT, END, Options, run, summary, with_table
+from bench.reliability_parts import PARTS, SHORT, TESTS, Found, Part, Sizes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two parts in place of the real ones, one of which misses its target."""
+    done: list[str] = []
+
+    def part(name: str, kept: bool) -> Part:
+        def made(folder: Path, sizes: Sizes) -> Found:
+            assert not list(folder.iterdir())
+            done.append(name)
+            found = Found()
+            found.add(f"lost in {name}", "0", int(not kept), kept)
+            return found
+
+        return Part(made)
+
+    for name in list(PARTS):
+        monkeypatch.delitem(PARTS, name)
+    monkeypatch.setitem(PARTS, "good", part("good", True))
+    monkeypatch.setitem(PARTS, "bad", part("bad", False))
+    monkeypatch.setattr(reliability, "git_commit", lambda: "abc+")
+    return done
+
+
+def test_what_was_missed_is_said_and_a_part_that_is_done_is_not_run_again(
+    runs: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "reliability-good.json").write_text(
+        json.dumps({"git_commit": "abc", "rows": [], "seconds": 1.0})
+    )
+    missed = run(Options(["good", "bad"], SHORT, tmp_path))
+    assert runs == ["bad"]
+    assert missed == ["lost in bad: 1, wanted 0"]
+    assert "MISSED: lost in bad: 1, wanted 0" in summary(["good", "bad"], missed, 2.0)
+    assert summary(["good"], [], 2.0) == "reliability: 1 parts in 2 s, nothing missed"
+    run(Options(["good"], SHORT, tmp_path, again=True))
+    assert runs == ["bad", "good"]
+
+
+def test_the_table_shows_every_row_and_names_what_is_not_there(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reliability, "RESULTS", tmp_path)
+    run(Options(["bad"], SHORT, tmp_path))
+    made = with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", reliability.kept_results())
+    assert made.startswith(f"before\n{BEGIN}\n")
+    assert made.endswith(f"{END}\nafter\n")
+    assert "| lost in bad | 0 | 1 | **missed** |" in made
+    assert "Not run yet: good." in made
+    assert "old" not in made
+
+
+def test_the_document_holds_the_table_of_the_results_that_are_kept() -> None:
+    text = DOCUMENT.read_text()
+    assert with_table(text, reliability.kept_results()) == text
+
+
+def test_the_tests_that_are_counted_are_there() -> None:
+    for _, _, arguments in TESTS:
+        for argument in arguments:
+            if argument.endswith(".py"):
+                assert (ROOT / argument).exists(), argument
