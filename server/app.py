@@ -20,7 +20,8 @@ from server.settings import Settings
 
 DESCRIPTION = (
     "Pictures and videos, four times larger. Every error has the body "
-    "`{error: {code, message, limit, actual, request_id}}`."
+    "`{error: {code, message, limit, actual, request_id}}`. Live frames go over the WebSocket "
+    "`/stream?width=…&height=…`; `docs/api-live.md` of the source describes its messages."
 )
 
 

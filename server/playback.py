@@ -66,8 +66,9 @@ class StreamIndex:
             "#EXT-X-MEDIA-SEQUENCE:0",
             "#EXT-X-PLAYLIST-TYPE:EVENT",
             "#EXT-X-INDEPENDENT-SEGMENTS",
-            f'#EXT-X-MAP:URI="stream/{INIT}{query}"',
         ]
+        if self.seconds:
+            lines.append(f'#EXT-X-MAP:URI="stream/{INIT}{query}"')
         for number, seconds in enumerate(self.seconds):
             lines += [f"#EXTINF:{seconds:.6f},", f"stream/{number}.m4s{query}"]
         if self.ended:

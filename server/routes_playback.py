@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -47,21 +48,24 @@ PlayableJob = Annotated[Job, Depends(playable_job)]
     },
 )
 async def playlist(job: PlayableJob, request: Request, service: ServiceDependency) -> Response:
-    """404 until the first segment is finished. A signed link (`POST …/link`) needs no key.
+    """Without entries until the first segment is finished; 404 for a job that failed.
+
+    A signed link (`POST …/link`) needs no key.
 
     Example: `vlc http://127.0.0.1:8000/jobs/ID/playlist.m3u8`
     """
+    if job.kind != "job" or job.state in ("failed", "cancelled"):
+        raise ApiError("not_found", f"the video of this job is not kept: it is {job.state}")
     index = await _index(job, service)
     if index is None:
-        raise ApiError("not_found", "nothing of this job can be played yet; try again soon")
+        waiting = StreamIndex(target_seconds=math.ceil(service.settings.segment_seconds + 1))
+        return Response(waiting.playlist(), media_type=PLAYLIST_TYPE)
     query = f"?{request.url.query}" if "signature" in request.query_params else ""
     headers = {"X-SR-Codecs": f'video/mp4; codecs="{index.codecs}"'}
     return Response(index.playlist(query), 200, headers, PLAYLIST_TYPE)
 
 
 async def _index(job: Job, service: Service) -> StreamIndex | None:
-    if job.kind != "job" or job.state in ("queued", "failed", "cancelled"):
-        return None
     try:
         return await service.playback.index(job)
     except DiskFull as error:

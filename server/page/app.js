@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 2000;
+const FOLLOW_MS = 700;
 
 let key = takeKey();
 let watching = null; // the job on display: {id, controller, file}
@@ -122,6 +123,7 @@ function showWork(title) {
   $("work").hidden = false;
   $("work-title").textContent = title;
   $("preview").hidden = true;
+  hideFollow();
   showProgress(null, "");
 }
 
@@ -146,6 +148,7 @@ async function watch(id, file) {
   watching = { id, controller, file };
   showWork(file ? file.name : `Job ${id.slice(0, 8)}`);
   const answer = await call(`/jobs/${id}/events`, { signal: controller.signal });
+  follow(id, controller.signal);
   for await (const job of events(answer.body)) {
     showJob(job);
     if (job.state === "done") await showVideo(job, file);
@@ -189,17 +192,18 @@ async function showPreview(id) {
   if (performance.now() - previewAt < 1000) return;
   previewAt = performance.now();
   const answer = await fetch(`/jobs/${id}/preview`, { headers: headers() });
-  if (!answer.ok || watching?.id !== id) return;
+  if (!answer.ok || watching?.id !== id || !$("follow").hidden) return;
   const url = URL.createObjectURL(await answer.blob());
   const picture = $("preview");
   picture.onload = () => URL.revokeObjectURL(url);
   picture.src = url;
-  picture.hidden = false;
+  picture.hidden = !$("follow").hidden; // the video may have begun meanwhile
 }
 
 async function stopWatching() {
   watching?.controller.abort();
   watching = null;
+  hideFollow();
   for (const url of urls.splice(0)) URL.revokeObjectURL(url);
   $("pair").replaceChildren();
 }
@@ -211,6 +215,80 @@ $("cancel").onclick = guarded(async () => {
   if (id) await call(`/jobs/${id}/cancel`, { method: "POST" });
   await showJobs();
 });
+
+// --- playing a job while it is made -----------------------------------------------------------
+
+const pause = (ms, signal) => new Promise((resolve, reject) => {
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+});
+
+const once = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
+
+function hideFollow() {
+  const film = $("follow");
+  film.hidden = true;
+  if (!film.src) return;
+  URL.revokeObjectURL(film.src);
+  film.removeAttribute("src");
+  film.load();
+}
+
+// Without a way to feed it, or with a codec that it lacks, the browser shows the preview instead.
+async function follow(id, signal) {
+  const Source = window.ManagedMediaSource ?? window.MediaSource;
+  if (!Source) return;
+  const film = $("follow");
+  let buffer = null;
+  let shown = 0;
+  try {
+    for (;; await pause(FOLLOW_MS, signal)) {
+      const answer = await fetch(`/jobs/${id}/playlist.m3u8`, { headers: headers(), signal });
+      if (!answer.ok) return;
+      const list = await answer.text();
+      if (!buffer) {
+        const type = answer.headers.get("X-SR-Codecs");
+        if (!type) continue; // nothing is finished yet
+        if (!Source.isTypeSupported(type)) return;
+        const media = new Source();
+        film.disableRemotePlayback = true; // ManagedMediaSource insists
+        film.src = URL.createObjectURL(media);
+        await once(media, "sourceopen");
+        buffer = media.addSourceBuffer(type);
+        await feed(buffer, `/jobs/${id}/stream/init.mp4`, film, signal);
+        film.hidden = false;
+        $("preview").hidden = true;
+        film.play().catch(() => { /* it has controls */ });
+      }
+      const parts = list.split("\n").filter((line) => line && !line.startsWith("#"));
+      for (; shown < parts.length; shown += 1) await feed(buffer, `/jobs/${id}/${parts[shown]}`, film, signal);
+      if (list.includes("#EXT-X-ENDLIST")) return;
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") film.hidden = true; // the preview goes on
+  }
+}
+
+async function feed(buffer, path, film, signal) {
+  const answer = await fetch(path, { headers: headers(), signal });
+  if (!answer.ok) throw new Error(path);
+  const bytes = await answer.arrayBuffer();
+  for (;;) {
+    try {
+      buffer.appendBuffer(bytes);
+      await once(buffer, "updateend");
+      return;
+    } catch (error) {
+      if (error.name !== "QuotaExceededError") throw error;
+    }
+    const seen = film.currentTime - 1;
+    if (seen > 0) {
+      buffer.remove(0, seen);
+      await once(buffer, "updateend");
+    }
+    await pause(FOLLOW_MS, signal);
+  }
+}
 
 // --- the result -------------------------------------------------------------------------------
 
@@ -268,7 +346,6 @@ function showResult(pair, size, { title, url, name, stages }) {
   $("pair").dataset.width = size.width;
   $("pair").dataset.height = size.height;
   zoom();
-  split();
   showStages(stages);
 }
 
@@ -280,10 +357,15 @@ function zoom() {
   $("pair").style.width = `${width * scale}px`;
   $("pair").style.height = `${height * scale}px`;
   $("pair").classList.toggle("zoomed", scale * devicePixelRatio >= 1);
+  split();
 }
 
+// Of what is seen, not of the whole: at pixel zoom most of a picture is outside of a phone.
 function split() {
-  $("pair").style.setProperty("--split", `${$("slider").value}%`);
+  const { scrollLeft, clientWidth } = $("viewport");
+  const whole = $("pair").offsetWidth;
+  const place = scrollLeft + ($("slider").value / 100) * Math.min(clientWidth, whole);
+  $("pair").style.setProperty("--split", `${Number(((100 * place) / whole).toFixed(3))}%`);
 }
 
 function showStages(stages) {
@@ -300,12 +382,13 @@ function text(tag, content, className = "") {
 }
 
 $("slider").oninput = split;
+$("viewport").onscroll = split;
 $("zoom").onchange = zoom;
 addEventListener("resize", () => $("result").hidden || zoom());
 $("pair").onpointermove = ({ clientX, buttons }) => {
   if (!buttons) return;
-  const box = $("pair").getBoundingClientRect();
-  $("slider").value = (100 * (clientX - box.left)) / box.width;
+  const [seen, whole] = [$("viewport"), $("pair")].map((part) => part.getBoundingClientRect());
+  $("slider").value = (100 * (clientX - Math.max(seen.left, whole.left))) / Math.min(seen.width, whole.width);
   split();
 };
 $("play").onclick = () => {
@@ -357,12 +440,176 @@ function jobItem(job) {
   return item;
 }
 
+// --- the camera -------------------------------------------------------------------------------
+
+const ANSWER_HEADER_BYTES = 32;
+const MOST_BUFFERED_BYTES = 1 << 20; // of ours, not yet sent: more would only be latency
+let camera = null; // {socket, stream, sent, times, answers, skipped, dropped}
+
+$("live-start").onclick = async () => {
+  if (camera) return stopCamera();
+  say();
+  if (!navigator.mediaDevices) return say("The browser gives a camera only to localhost and to https addresses.");
+  $("live-start").disabled = true;
+  try {
+    await startCamera();
+  } catch (error) {
+    stopCamera();
+    say(error.name === "NotAllowedError" ? "The camera was not allowed." : "There is no camera that works.");
+  }
+  $("live-start").disabled = false;
+};
+
+async function startCamera() {
+  const [width, height] = $("live-size").value.split(" × ").map(Number);
+  const format = $("live-format").value;
+  const stream = await navigator.mediaDevices.getUserMedia({ video: { width, height }, audio: false });
+  const query = new URLSearchParams({ width, height, format, answer: format, quality: 85, mode: "latest" });
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const socket = new WebSocket(`${scheme}://${location.host}/stream?${query}`, key ? ["sr-stream", key] : ["sr-stream"]);
+  socket.binaryType = "arraybuffer";
+  camera = { socket, stream, width, height, format, sent: new Map(), number: 0, times: [], answers: [], skipped: 0, dropped: 0 };
+  const mine = camera;
+  socket.onmessage = ({ data }) => {
+    if (camera !== mine) return;
+    if (typeof data === "string") hearStream(mine, JSON.parse(data));
+    else takeAnswer(mine, data);
+  };
+  socket.onclose = ({ code }) => {
+    if (camera !== mine) return;
+    stopCamera();
+    if (!$("message").textContent && code !== 1000) say("The live stream was closed.");
+  };
+  const film = $("live-before");
+  film.srcObject = stream;
+  await film.play();
+  $("live-view").hidden = false;
+  $("live-start").textContent = "Stop";
+  $("live-start").setAttribute("aria-pressed", "true");
+  $("live-numbers").textContent = "Waiting for the engine…";
+}
+
+function hearStream(mine, message) {
+  if (message.type === "hello") {
+    mine.engine = message.engine.name;
+    sendFrames(mine);
+  } else if (message.type === "error") {
+    say(message.error.message);
+  } else if (message.type === "stats") {
+    mine.dropped = message.dropped;
+    showStream(mine);
+  }
+}
+
+async function sendFrames(mine) {
+  const { width, height, socket, format } = mine;
+  const grab = Object.assign(document.createElement("canvas"), { width, height });
+  const context = grab.getContext("2d", { willReadFrequently: true });
+  const film = $("live-before");
+  while (camera === mine && socket.readyState === WebSocket.OPEN) {
+    await new Promise((resolve) => film.requestVideoFrameCallback ? film.requestVideoFrameCallback(resolve) : requestAnimationFrame(resolve));
+    if (socket.bufferedAmount > MOST_BUFFERED_BYTES) {
+      mine.skipped += 1;
+      continue;
+    }
+    context.drawImage(film, 0, 0, width, height);
+    const body = format === "jpeg"
+      ? await new Promise((resolve) => grab.toBlob(resolve, "image/jpeg", 0.9))
+      : withoutAlpha(context.getImageData(0, 0, width, height).data);
+    if (camera !== mine || socket.readyState !== WebSocket.OPEN) return;
+    mine.sent.set(mine.number, performance.now());
+    mine.number += 1;
+    socket.send(body);
+  }
+}
+
+function withoutAlpha(rgba) {
+  const rgb = new Uint8Array((rgba.length / 4) * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    rgb[to++] = rgba[from];
+    rgb[to++] = rgba[from + 1];
+    rgb[to++] = rgba[from + 2];
+  }
+  return rgb;
+}
+
+function withAlpha(rgb) {
+  const rgba = new Uint8ClampedArray((rgb.length / 3) * 4);
+  for (let from = 0, to = 0; from < rgb.length; to += 1) {
+    rgba[to++] = rgb[from++];
+    rgba[to++] = rgb[from++];
+    rgba[to++] = rgb[from++];
+    rgba[to] = 255;
+  }
+  return rgba;
+}
+
+// One answer is drawn at a time; one that waits gives way to a newer one.
+async function takeAnswer(mine, message) {
+  mine.waiting = message;
+  if (mine.drawing) return;
+  mine.drawing = true;
+  while (mine.waiting && camera === mine) {
+    const next = mine.waiting;
+    mine.waiting = null;
+    await draw(mine, next);
+  }
+  mine.drawing = false;
+}
+
+async function draw(mine, message) {
+  const head = new DataView(message, 0, ANSWER_HEADER_BYTES);
+  const [frame, width, height] = [4, 8, 12].map((place) => head.getUint32(place, true));
+  const pixels = new Uint8Array(message, ANSWER_HEADER_BYTES);
+  const picture = mine.format === "jpeg"
+    ? await createImageBitmap(new Blob([pixels], { type: "image/jpeg" }))
+    : new ImageData(withAlpha(pixels), width, height);
+  const canvas = $("live-after");
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  if (picture instanceof ImageData) context.putImageData(picture, 0, 0);
+  else context.drawImage(picture, 0, 0);
+  const now = performance.now();
+  mine.times.push(now - mine.sent.get(frame));
+  mine.answers.push(now);
+  mine.dropped = head.getUint32(28, true);
+  for (const number of mine.sent.keys()) if (number <= frame) mine.sent.delete(number);
+  for (const list of [mine.times, mine.answers]) if (list.length > 120) list.shift();
+  if (mine.answers.length % 5 === 0) showStream(mine);
+}
+
+function showStream({ times, answers, dropped, skipped, width, height, engine }) {
+  if (answers.length < 2) return;
+  const ranked = [...times].sort((a, b) => a - b);
+  const rank = (share) => ranked[Math.min(ranked.length - 1, Math.floor(share * ranked.length))].toFixed(0);
+  const fps = (1000 * (answers.length - 1)) / (answers.at(-1) - answers[0]);
+  $("live-numbers").textContent = `${fps.toFixed(1)} fps · latency ${rank(0.5)} ms, p95 ${rank(0.95)} ms · ${dropped + skipped} dropped · ${width} × ${height} to ${width * 4} × ${height * 4} by ${engine}`;
+}
+
+function stopCamera() {
+  const { socket, stream } = camera ?? {};
+  camera = null;
+  socket?.close(1000);
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  $("live-before").srcObject = null;
+  $("live-view").hidden = true;
+  $("live-start").textContent = "Start";
+  $("live-start").setAttribute("aria-pressed", "false");
+}
+
 // --- start ------------------------------------------------------------------------------------
 
 $("file").onchange = ({ target }) => {
   if (target.files[0]) start(target.files[0]);
   target.value = ""; // the same file can be chosen again
 };
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.onclick = guarded(async () => {
+    const { sample, type } = button.dataset;
+    const body = await (await call(sample)).blob();
+    await start(new File([body], sample.slice(1), { type }));
+  });
+}
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();

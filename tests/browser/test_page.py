@@ -1,12 +1,17 @@
-"""The page in headless Chromium, as a person uses it: by pointer, by keyboard, on a phone."""
+"""The page in headless Chromium, as a person uses it: by pointer, by keyboard, on a phone.
+
+The camera is Chromium's own: a picture that changes all the time.
+"""
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
@@ -29,15 +34,18 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with live_server(tmp_path_factory.mktemp("data"), SR_WORKERS="2") as running:
+    settings = {"SR_WORKERS": "2", "SR_SEGMENT_SECONDS": "0.3"}
+    with live_server(tmp_path_factory.mktemp("data"), **settings) as running:
         wait_ready(running)
         yield running
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[playwright.Browser]:
+    playwright.expect.set_options(timeout=DEADLINE_MS)  # its own 5 s are little on a busy machine
     with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
         yield opened
         opened.close()
 
@@ -107,6 +115,90 @@ def test_a_video_is_watched_compared_and_downloaded(page: playwright.Page, data:
     playwright.expect(page.locator("#jobs li")).to_have_count(0)
 
 
+def test_a_sample_is_picked_by_keyboard(page: playwright.Page) -> None:
+    page.locator("[data-sample='/sample.png']").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#result-title")).to_contain_text("768 × 768")
+    download = page.locator("#download")
+    assert download.get_attribute("download") == "sample_x4.png"
+    page.locator("[data-sample='/sample.mp4']").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#work-title")).to_have_text("sample.mp4")
+    page.click("#cancel")
+    playwright.expect(page.locator("#jobs li").first).to_contain_text("cancelled")
+
+
+def long_clip(data: Path) -> bytes:
+    """The bundled clip six times in a row, picture only."""
+    source = (data / "demo" / "city_256x256.mp4").read_bytes()
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        for turn in range(6):
+            with av.open(io.BytesIO(source)) as container:
+                film = container.streams.video[0]
+                if turn == 0:
+                    copied = output.add_stream_from_template(film)
+                for packet in container.demux(film):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    shift = turn * film.duration
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = copied
+                    output.mux(packet)
+    return buffer.getvalue()
+
+
+def test_a_video_plays_while_it_is_made(page: playwright.Page, data: Path) -> None:
+    choose(page, "long.mp4", "video/mp4", long_clip(data))
+    plays = """(() => {
+        const film = document.querySelector("#follow");
+        return !document.querySelector("#work").hidden && !film.hidden && film.currentTime;
+    })()"""
+    wait_until(lambda: bool(page.evaluate(plays)), "a film that plays while it is made")
+    before = page.evaluate(plays)
+    wait_until(lambda: page.evaluate(plays) > before + 0.2, "a film that goes on playing")
+    numbers = page.locator("#numbers").inner_text()
+    made, whole = re.match(r"(\d+) of (\d+) frames", numbers).groups()
+    assert int(made) < int(whole) == 246
+    assert page.locator("#preview").is_hidden()
+    page.click("#cancel")
+    playwright.expect(page.locator("#work")).to_be_hidden()
+    assert page.evaluate("document.querySelector('#follow').src") == ""
+
+
+@pytest.mark.parametrize("form", ["jpeg", "rgb24"])
+def test_the_camera_comes_back_four_times_larger(
+    page: playwright.Page, server: LiveServer, form: str
+) -> None:
+    page.select_option("#live-size", "160 × 120")
+    page.select_option("#live-format", form)
+    page.locator("#live-start").focus()
+    page.keyboard.press("Enter")
+    numbers = page.locator("#live-numbers")
+    pattern = (
+        r"[\d.]+ fps · latency \d+ ms, p95 \d+ ms · \d+ dropped · 160 × 120 to 640 × 480 by nearest"
+    )
+    playwright.expect(numbers).to_have_text(re.compile(pattern))
+    drawn = """(() => {
+        const canvas = document.querySelector("#live-after");
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return [canvas.width, canvas.height, new Set(pixels).size, pixels.slice(0, 40).join()];
+    })()"""
+    width, height, levels, _ = page.evaluate(drawn)
+    assert (width, height) == (640, 480)
+    assert levels > 3  # not one flat colour
+    moving = lambda: page.evaluate("document.querySelector('#live-after').toDataURL()")  # noqa: E731
+    first = moving()
+    wait_until(lambda: moving() != first, "a picture that changes")
+    page.click("#live-start")
+    playwright.expect(page.locator("#live-start")).to_have_text("Start")
+    playwright.expect(page.locator("#live-view")).to_be_hidden()
+    with server.client() as client:
+        wait_until(
+            lambda: "sr_live_streams 0.0" in client.get("/metrics").text, "a stream that ended"
+        )
+
+
 def test_a_refusal_is_shown_in_words(browser: playwright.Browser, server: LiveServer) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -127,10 +219,19 @@ def test_it_fits_a_phone_and_can_be_used_by_keyboard_in_the_dark(
     playwright.expect(page.locator("#result")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     reached = set()
-    for _ in range(14):
+    for _ in range(18):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"file", "height", "download", "viewport", "slider", "zoom"} <= reached
+    assert {"live-size", "live-format", "live-start"} <= reached
+    # At pixel zoom the slider parts what is seen, not what lies outside of the phone.
+    seen = """[...document.querySelectorAll("#viewport, #pair")].map((part) => part.offsetWidth)"""
+    visible, whole = page.evaluate(seen)
+    assert whole == 1200 > visible
+    split = "getComputedStyle(document.querySelector('#pair')).getPropertyValue('--split')"
+    assert float(page.evaluate(split).rstrip("%")) / 100 * whole == pytest.approx(
+        visible / 2, abs=2
+    )
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(18, 20, 23)"
     context.close()

@@ -318,10 +318,19 @@ def test_a_worker_that_dies_ends_its_stream_and_the_next_one_works(server: LiveS
         assert len(drain(stream)[0]) == 1
 
 
-def test_a_trained_network_idleness_and_a_stop(tmp_path: Path) -> None:
+def example_of_the_documentation() -> str:
+    text = (Path(__file__).parents[2] / "docs" / "api-live.md").read_text()
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_example_a_trained_network_idleness_and_a_stop(tmp_path: Path) -> None:
     settings = {"SR_BACKEND": "onnxruntime", "SR_LIVE_IDLE_SECONDS": "1", "SR_THREADS": "1"}
     with live_server(tmp_path, **settings) as server:
         wait_ready(server)
+        seen: Json = {}
+        address = server.url.removeprefix("http://")
+        exec(example_of_the_documentation().replace("127.0.0.1:8000", address), seen)
+        assert (seen["number"], len(seen["pixels"])) == (9, 256 * 192 * 3)
         query = "width=16&height=16&answer=rgb24&mode=lossless&in_work=4&model=fast&format=rgb24"
         with open_stream(server, query) as stream:
             assert hello(stream)["engine"]["model"] == "fast"
