@@ -80,11 +80,12 @@ def job_ticket(folder: Path, retries: int = 2, fault: Fault = "raise") -> Ticket
 
 
 async def run_jobs(
-    fault: Fault, marker: Path, tickets: list[Ticket], expected_deaths: int = 0
+    fault: Fault, marker: Path, tickets: list[Ticket], expected_deaths: int = 0, at_frame: int = 6
 ) -> tuple[list[Any], int]:
     """The outcomes of ``tickets`` on workers that share one fault, and how many died."""
     deaths: list[float] = []
-    command = (sys.executable, "-m", "tests.reliability.faulty_worker", fault, "6", str(marker))
+    command = (sys.executable, "-m", "tests.reliability.faulty_worker", fault)
+    command += (str(at_frame), str(marker))
     options = PoolOptions(command=command, configs=[CONFIG, CONFIG])
     pool = WorkerPool(options, on_death=lambda: deaths.append(time.monotonic()))
     pool.start()
@@ -137,6 +138,22 @@ def test_a_fault_costs_its_worker_and_the_result_is_that_of_a_clean_run(
         assert outcome["frames"] == 10, outcome
         assert outcome["manifest"]["frames_in"] == outcome["manifest"]["frames_encoded"] == 10
         assert file_sha256(folder / "result.mp4") == clean
+
+
+@pytest.mark.parametrize("fault", ["raise", "zeros"])
+def test_no_worker_takes_work_before_its_canary_frame_is_right(
+    fault: Fault, tmp_path: Path, clean: str
+) -> None:
+    folder = job_folder(tmp_path, "a")
+
+    async def test() -> Any:
+        tickets = [job_ticket(folder, retries=0)]  # lost if the sick worker takes it
+        work = run_jobs(fault, tmp_path / "marker", tickets, 1, at_frame=0)
+        return await asyncio.wait_for(work, 100)
+
+    outcomes, deaths = asyncio.run(test())
+    assert (outcomes[0]["frames"], deaths) == (10, 1)
+    assert file_sha256(folder / "result.mp4") == clean
 
 
 def test_a_device_that_always_lies_fails_the_job_with_the_reason(tmp_path: Path) -> None:
