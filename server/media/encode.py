@@ -141,8 +141,12 @@ class Encoder:
     def _take_slot(self) -> int:
         """Waits while the child is behind."""
         while not self._free or self._child.has_message():
-            self._free.append(int(self._receive()["slot"]))
+            self._hear(self._receive())
         return self._free.pop()
+
+    def _hear(self, message: Message) -> None:
+        """What the child says between ``ready`` and ``done``."""
+        self._free.append(int(message["slot"]))
 
     @property
     def pid(self) -> int:
@@ -164,8 +168,8 @@ class Encoder:
     def finish(self) -> EncodeSummary:
         """Waits until everything is encoded and the file is complete."""
         self._child.send({"type": "end"})
-        while (message := self._receive())["type"] == "free":
-            pass
+        while (message := self._receive())["type"] != "done":
+            self._hear(message)
         return _summary(message)
 
     def close(self) -> None:

@@ -34,7 +34,13 @@ from server.media.encoding import (
     encoder_from_message,
     picture_from_message,
 )
-from server.media.errors import CodecUnavailable, EncodeError, UnsupportedMedia, UnusableMedia
+from server.media.errors import (
+    CodecUnavailable,
+    EncodeError,
+    MediaError,
+    UnsupportedMedia,
+    UnusableMedia,
+)
 from server.media.nvidia_codecs import FAILURES, DeviceCodecs, DeviceDecoding, DeviceEncoding
 from server.media.open import too_many_frames
 from server.media.probe import VideoInfo
@@ -118,6 +124,8 @@ class DeviceDecoder:
             first = next(self._timed, None)
         except FAILURES as error:
             raise CodecUnavailable(f"NVDEC gives no frame ({type(error).__name__})") from error
+        except MediaError as error:  # the host's decoder is the one to judge
+            raise CodecUnavailable(f"NVDEC does not take this stream ({error.code})") from error
         if first is None or self._counters.decode_errors:
             raise CodecUnavailable(f"NVDEC does not decode this {self.info.codec} stream")
         return first
@@ -250,12 +258,11 @@ class DeviceEncoder(Encoder):
     def _wait_until_ready(self) -> None:
         """The header is written with the first packet, so that is when the child is ready."""
 
-    def _receive(self) -> Message:
-        message = super()._receive()
+    def _hear(self, message: Message) -> None:
         if message["type"] == "ready":
             self.dropped, self.copied = message["dropped"], message["copied"]
-            return self._receive()
-        return message
+        else:
+            super()._hear(message)
 
     def put(self, frame: AnyFrame, pts: int, duration: int) -> None:
         """Encodes a frame in device memory, which has been read when this returns."""

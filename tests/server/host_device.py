@@ -118,7 +118,8 @@ class HostDevice(NearestBackend):
 class SoftwareDecoding:
     """A software decoder that gives device planes."""
 
-    def __init__(self, codec: str, extradata: bytes | None) -> None:
+    def __init__(self, codec: str, extradata: bytes | None, failure: Exception | None) -> None:
+        self._failure = failure
         context = cast(VideoCodecContext, CodecContext.create(codec, "r"))
         context.extradata, context.thread_count = extradata, 1
         self._context = context
@@ -127,6 +128,8 @@ class SoftwareDecoding:
         return self._context.decode(packet)
 
     def planes(self, frame: VideoFrame) -> DeviceNv12:
+        if self._failure:
+            raise self._failure
         return DeviceNv12.of(*frame.reformat(format="nv12").planes)
 
 
@@ -136,6 +139,7 @@ class SoftwareCodecs:
 
     no_encoder: Exception | None = None
     no_decoder: Exception | None = None
+    no_planes: Exception | None = None
     opened: list[str] = field(default_factory=list)
 
     def open_encoder(
@@ -159,4 +163,4 @@ class SoftwareCodecs:
         if self.no_decoder:
             raise self.no_decoder
         self.opened.append(codec)
-        return SoftwareDecoding(codec, extradata)
+        return SoftwareDecoding(codec, extradata, self.no_planes)

@@ -103,18 +103,17 @@ def test_a_stream_and_a_cut_are_those_of_the_host(
 
 
 @pytest.mark.parametrize(
-    "failure", [OSError("no NVDEC"), CodecUnavailable("FFmpeg's h264 decoder knows no NVDEC")]
+    "codecs",
+    [
+        SoftwareCodecs(no_decoder=CodecUnavailable("FFmpeg's h264 decoder knows no NVDEC")),
+        SoftwareCodecs(no_planes=ValueError("NVDEC gave a frame in nv12, not in device memory")),
+        SoftwareCodecs(no_planes=UnusableMedia("The colour tags change", code="colour_changed")),
+    ],
 )
 def test_frames_that_nvdec_does_not_decode_come_from_the_host(
-    failure: Exception, source: Path, tmp_path: Path, upscaler: Upscaler
+    codecs: SoftwareCodecs, source: Path, tmp_path: Path, upscaler: Upscaler
 ) -> None:
-    manifest = upscale_video(
-        source,
-        tmp_path / "output.mp4",
-        upscaler,
-        NVENC,
-        device_codecs=SoftwareCodecs(no_decoder=failure),
-    )
+    manifest = upscale_video(source, tmp_path / "output.mp4", upscaler, NVENC, device_codecs=codecs)
     assert manifest.frame_memory["decode"] == "host"
     assert manifest.frame_memory["encode"] == "NVENC, device memory"
     assert "NVDEC" in manifest.frame_memory["reason"]
