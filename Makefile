@@ -100,7 +100,7 @@ export: $(ONNX)  ## Write the ONNX files of RUN, checked against PyTorch
 plan: $(PLAN)  ## Build the TensorRT for RTX plan of RUN for compute capability SM
 
 ablations: setup  ## Run the ablations that are missing (hours) and write docs/ablations.md
-	$(BIN)/sr-train ablate --data $(DATA)
+	$(BIN)/sr-train ablate --data $(or $(DATA),$(SMALL))
 
 # A run that is named, or there already, is brought up to date first; else the shipped models serve.
 ifeq ($(origin MODEL),undefined)
