@@ -152,7 +152,7 @@ def chaos(folder: Path, sizes: Sizes) -> Found:
     """The same while workers are killed and clients misbehave."""
     report = soak(sizes.chaos_seconds, folder, chaos=True)
     found = _soaked(f"{sizes.chaos_seconds / 60:.0f} minutes of chaos", report)
-    done = ", ".join(f"{count} x {name}" for name, count in sorted(report["mischief"].items()))
+    done = ", ".join(f"{count} {name}" for name, count in sorted(report["mischief"].items()))
     lost, jobs = report["jobs_lost"], report["jobs"]
     found.add(f"Jobs lost in it ({done})", "0", f"{lost} of {jobs}", lost == 0 < jobs)
     return found

@@ -76,14 +76,13 @@ class Soak:
     def run(self, seconds: float, requests: int) -> dict[str, Any]:
         """Requests in turn for ``seconds``, but at least so many; returns the report."""
         until = time.monotonic() + seconds
+        chaos = Chaos(self.server, self.clip)
         while time.monotonic() < until or self.requests < requests:
-            chaos = Chaos(self.server, self.clip, seed=self.requests)
             with chaos if self.chaotic else contextlib.nullcontext():
                 for _ in range(_ROUNDS_OF_CHAOS if self.chaotic else 1):
                     self._round()
-            for name, count in chaos.done.items():
-                self.mischief[name] = self.mischief.get(name, 0) + count
             self.settle()
+        self.mischief = chaos.done
         return self.report()
 
     def settle(self) -> None:
