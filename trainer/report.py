@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.network import Network
 from trainer import analysis
 from trainer import checkpoint as ckpt
-from trainer.augment import AUGMENTATIONS
+from trainer.augment import AUGMENTATIONS, Augment, Batch
 from trainer.crops import Crop, all_tiles, as_float, by_detail, by_psnr
 from trainer.data import Pair, PictureSet, Progress, load_folder, read_manifest, sample_batch
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -25,6 +26,8 @@ from trainer.training import CHECKPOINT, step_generator
 from trainer.weights import load_network
 
 SHOWN = 4
+DRAWS = 32
+"""At most so many, until an augmentation has changed the crop (some crops are grey)."""
 PERIODS = (12.0, 7.0)
 ANGLES = [7.5 * index for index in range(24)]
 
@@ -213,14 +216,20 @@ def augmentation_section(pairs: list[Pair]) -> Section:
     side = min(24, *(min(p.lr.shape[1:]) for p in pairs))
     batch = sample_batch(pairs, 2, side, step_generator(0, 0))
     rows = [_both("as it is", batch)]
-    rows += [
-        _both(name, move((batch[0].clone(), batch[1].clone()), step_generator(1, 0)))
-        for name, move in AUGMENTATIONS.items()
-    ]
+    rows += [_both(name, _changed(move, batch)) for name, move in AUGMENTATIONS.items()]
     pictures = [shown for row in rows for shown in row]
     text = "The first of two crops after each augmentation: LR, then HR."
     half = (len(pictures) + 5) // 6
     return Section("Augmentation", text, rows=[pictures[6 * i : 6 * i + 6] for i in range(half)])
+
+
+def _changed(move: Augment, batch: Batch) -> Batch:
+    """``batch`` after a draw that changes it: a turn by nothing would show nothing."""
+    for seed in range(1, DRAWS + 1):
+        after = move((batch[0].clone(), batch[1].clone()), step_generator(seed, 0))
+        if not torch.equal(after[0][0], batch[0][0]):
+            break
+    return after
 
 
 def degradation_section(pair: Pair) -> Section:

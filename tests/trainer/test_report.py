@@ -20,7 +20,7 @@ from trainer.data import PictureSet
 from trainer.errors import DataError, TrainerError
 from trainer.loop import fit
 from trainer.page import Section, write_page
-from trainer.report import aerial_names, report_folder, write_report
+from trainer.report import aerial_names, augmentation_section, report_folder, write_report
 from trainer.survey import colourfulness, survey
 
 
@@ -68,6 +68,16 @@ def test_a_report_on_another_folder_is_refused(
     (other / "gb82_0004.webp").unlink()
     with pytest.raises(DataError, match=r"other is not what .*run was trained on"):
         report_folder(config.out, other, tmp_path / "r.html", lambda files, _: files)
+
+
+def test_every_augmentation_is_pictured_by_a_draw_that_changes_the_crop(
+    pictures: PictureSet,
+) -> None:
+    shown = [one for row in augmentation_section(pictures.train).rows for one in row]
+    kept = shown[0]
+    assert len(shown) == 2 * (1 + len(AUGMENTATIONS))
+    for lr in shown[2::2]:
+        assert lr.uri != kept.uri, lr.caption
 
 
 def test_the_survey_of_a_data_set(data: Path, tmp_path: Path) -> None:
