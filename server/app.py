@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from server import routes_jobs, routes_live, routes_playback, routes_status, routes_upscale
 from server.errors import install_error_handlers
+from server.examples import add_examples
 from server.middleware import RequestMiddleware
 from server.requests import PUBLIC, admit, early_refusal
 from server.service import WORKER_COMMAND, Service
@@ -93,8 +94,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
         for path, operations in schema["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 _fix_operation(path, operation)
+                add_examples(path, method, operation)
         for unused in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(unused, None)
         app.openapi_schema = schema

@@ -140,6 +140,11 @@ def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
     return ErrorBody(error=detail).model_dump()
 
 
+def stopping() -> ApiError:
+    """The 503 of a server that has been told to stop."""
+    return ApiError("stopping", "the server is stopping; try again in a moment")
+
+
 def error_response(error: ApiError, request_id: str) -> JSONResponse:
     """``error`` as an answer."""
     body = error_body(error, request_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+_PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Manifest:
     backend: dict[str, Any]
     """Who really ran the frames, with the hash chain of its model."""
     stages: dict[str, dict[str, float]]
-    """Stage -> ``p50_ms`` and ``p95_ms`` per frame."""
+    """Stage -> ``p50_ms``, ``p95_ms``, ``p99_ms`` per frame; in memory also a histogram, see
+    ``server.media.timing.percentiles``."""
     seconds: float
     fps: float
     warnings: list[str] = field(default_factory=list)
@@ -56,11 +58,15 @@ class Manifest:
 
     def to_json(self) -> str:
         """Indented JSON, ending in a newline."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
+        """JSON values; of the stages only the percentiles."""
+        stages = {
+            stage: {name: value for name, value in times.items() if name in _PERCENTILES}
+            for stage, times in self.stages.items()
+        }
+        return {**asdict(self), "stages": stages}
 
 
 def manifest_from_dict(values: dict[str, Any]) -> Manifest:

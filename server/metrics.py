@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,10 +17,50 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from server.media.timing import BUCKETS_MS, bucket_name, percentiles
 
 LAG_PERIOD_SECONDS = 0.1
+_COUNTED = ("frames", "total_ms", *map(bucket_name, BUCKETS_MS))
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.13, 0.26, 0.5, 1, 2, 5)
+
+
+class StageHistogram(Collector):
+    """``sr_stage_seconds``: how long each stage of each picture and of each frame took.
+
+    Workers time frames and send counts; prometheus_client's own histogram takes only single values.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], dict[str, float]] = {}
+
+    def add_times(self, kind: str, stages: Mapping[str, Mapping[str, float]]) -> None:
+        """Adds what ``server.media.timing.percentiles`` counted for each stage."""
+        for stage, times in stages.items():
+            known = self._sums.setdefault((kind, stage), {})
+            for name in _COUNTED:
+                known[name] = known.get(name, 0.0) + times.get(name, 0.0)
+
+    def observe(self, kind: str, stages_ms: Mapping[str, float]) -> None:
+        """Adds one time of each stage, in milliseconds."""
+        self.add_times(kind, {stage: percentiles([time]) for stage, time in stages_ms.items()})
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the registry."""
+        family = HistogramMetricFamily(
+            "sr_stage_seconds",
+            "Time of each stage of each picture and of each frame of a video",
+            labels=["kind", "stage"],
+        )
+        for labels, known in sorted(self._sums.items()):
+            buckets = [(str(most / 1e3), known[bucket_name(most)]) for most in BUCKETS_MS]
+            family.add_metric(
+                list(labels), [*buckets, ("+Inf", known["frames"])], known["total_ms"] / 1e3
+            )
+        yield family
 
 
 class Metrics:
@@ -46,13 +88,8 @@ class Metrics:
         )
         self.frames = Counter("sr_frames", "Frames and pictures made", ["kind"], registry=registry)
         self.fps = Gauge("sr_fps", "Frames a second of the last video", registry=registry)
-        self.stage_seconds = Histogram(
-            "sr_stage_seconds",
-            "Time of each stage of a picture, and the median of each stage of a video",
-            ["stage"],
-            buckets=_STAGE_BUCKETS,
-            registry=registry,
-        )
+        self.stages = StageHistogram()
+        registry.register(self.stages)
         self.queued = Gauge("sr_queued", "Tasks that wait", ["kind"], registry=registry)
         self.workers = Gauge("sr_workers", "Engine workers by state", ["state"], registry=registry)
         self.worker_restarts = Counter(
@@ -63,6 +100,18 @@ class Metrics:
         )
         self.calibration_fps = Gauge(
             "sr_calibration_fps", "Frames a second measured at start", registry=registry
+        )
+        self.calibration_real_time = Gauge(
+            "sr_calibration_real_time",
+            "1 when the calibration held 60 frames a second, 0 when not, NaN before it is done",
+            registry=registry,
+        )
+        self.calibration_real_time.set(math.nan)
+        self.calibration_stage_seconds = Gauge(
+            "sr_calibration_stage_seconds",
+            "Time of each stage of a frame in the calibration; frame is from one to the next",
+            ["stage", "quantile"],
+            registry=registry,
         )
         self.live_streams = Gauge("sr_live_streams", "Live streams open", registry=registry)
         self.live_frames = Counter(
@@ -78,10 +127,15 @@ class Metrics:
             self.queued.labels(kind).set(0)
         self._longest_lag = 0.0
 
-    def observe_stages(self, stages_ms: Mapping[str, float]) -> None:
-        """Adds the time of each stage, in milliseconds, to its histogram."""
-        for stage, elapsed_ms in stages_ms.items():
-            self.stage_seconds.labels(stage).observe(elapsed_ms / 1e3)
+    def set_calibration(self, result: Mapping[str, Any], *, is_real_time: bool) -> None:
+        """Shows what ``server.workers.calibration`` measured."""
+        self.calibration_fps.set(result["fps"])
+        self.calibration_real_time.set(is_real_time)
+        stages = {"frame": result["frame_ms"], **result["stages_ms"]}
+        for stage, times in stages.items():
+            for name, milliseconds in times.items():
+                quantile = f"0.{name.removeprefix('p')}"
+                self.calibration_stage_seconds.labels(stage, quantile).set(milliseconds / 1e3)
 
     async def watch_loop_lag(self) -> None:
         """Measures for ever how much later than asked the event loop wakes up."""

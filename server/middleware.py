@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import host_is_allowed, origin_is_ours
-from server.errors import ApiError, error_response
+from server.errors import ApiError, error_response, stopping
 from server.logs import log_bug, log_event, request_id_variable
 from server.metrics import Metrics
 from server.settings import Settings
@@ -81,6 +81,11 @@ class RequestMiddleware:
                 await self._refuse(refusal, scope, exchange)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # uvicorn's, when the time to finish after SIGTERM is over
+            if scope["type"] == "http" and not exchange.status:
+                exchange.give_body_up()
+                await self._refuse(stopping(), scope, exchange)
+            raise
         except Exception as error:  # the outermost edge of a request
             if not isinstance(error, ApiError):
                 scope["error_code"] = "internal"
@@ -173,6 +178,10 @@ class _Exchange:
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
         await self._send(message)
+
+    def give_body_up(self) -> None:
+        """What is still to come of the body is not waited for when the answer ends."""
+        self._body_is_read = True
 
     async def _discard_body(self) -> None:
         """Reads on after an early refusal: closing on unread bytes resets the connection, and the

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 from starlette.types import Scope
 
 from server.access import Caller
-from server.errors import ApiError, ErrorBody
+from server.errors import ApiError, ErrorBody, stopping
 from server.service import Service
 
 PUBLIC = frozenset(
@@ -118,7 +118,7 @@ def early_refusal(service: Service, scope: Scope) -> ApiError | None:
 def overload(service: Service) -> ApiError | None:
     """Why nothing can be upscaled now: 503 stopping, queue full or no engine."""
     if service.is_stopping:
-        return ApiError("stopping", "the server is stopping; try again in a moment")
+        return stopping()
     waiting = service.pool.queued("picture") + service.arrivals.count
     limit = service.limits.picture_queue
     if waiting >= limit + service.pool.idle_for("picture"):

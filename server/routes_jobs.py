@@ -75,7 +75,7 @@ async def submit(
     """Queues a video. With `dry_run=1` nothing is kept: the answer is an estimate.
 
     The same `Idempotency-Key` with the same body and query gives the same job, however often it
-    is sent. Example: `curl --data-binary @in.mp4 http://127.0.0.1:8000/jobs`
+    is sent.
     """
     service.refuse_when_stopping()
     options = query.options_for("video")

@@ -34,30 +34,8 @@ async def livez() -> dict[str, str]:
     "/readyz",
     summary="Work can be sent here",
     responses={
+        200: {"description": "ready"},
         503: {"description": "not yet, and why; `build` says how far a plan is built"},
-        200: {
-            "description": "ready",
-            "content": {
-                "application/json": {
-                    "example": {
-                        "status": "ready",
-                        "problem": None,
-                        "backend": "onnxruntime",
-                        "model": "fast",
-                        "device": "CPU (2 threads)",
-                        "build": None,
-                        "workers": ["idle", "busy"],
-                        "sandbox": {
-                            "network": True,
-                            "privileges": True,
-                            "files": True,
-                            "syscalls": True,
-                        },
-                        "calibration": {"state": "done", "fps": 1.9, "size": "1024x1024"},
-                    }
-                }
-            },
-        },
     },
 )
 async def readyz(service: ServiceDependency) -> JSONResponse:
@@ -97,7 +75,18 @@ async def limits(service: ServiceDependency) -> dict[str, Any]:
     }
 
 
-@router.get("/metrics", summary="For Prometheus", response_class=Response, responses=errors(401))
+@router.get(
+    "/metrics",
+    summary="For Prometheus",
+    response_class=Response,
+    responses={
+        **errors(401),
+        200: {
+            "description": "all counters",
+            "content": {"text/plain": {"example": 'sr_frames_total{kind="job"} 1800.0'}},
+        },
+    },
+)
 async def metrics(service: ServiceDependency) -> Response:
     """The text format of Prometheus."""
     return Response(service.expose_metrics(), media_type="text/plain; version=0.0.4")

@@ -80,8 +80,6 @@ async def upscale(
     request: Request, query: UpscaleDependency, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
     """A picture in, a picture out; a video in, the x4 video out while it is made.
-
-    Example: `curl --data-binary @in.png -o out.png http://127.0.0.1:8000/upscale`
     """
     problem = overload(service)
     if problem is not None:
@@ -134,7 +132,7 @@ async def _picture(
         raise
     service.metrics.tasks.labels("picture", "done").inc()
     service.metrics.frames.labels("picture").inc()
-    service.metrics.observe_stages(made["stages_ms"])
+    service.metrics.stages.observe("picture", made["stages_ms"])
     size = result.stat().st_size
     headers = _picture_headers(made, size)
     if size <= INLINE_BYTES:
@@ -300,7 +298,7 @@ class _Stream:
         metrics = self._service.metrics
         metrics.tasks.labels("video", "done").inc()
         metrics.frames.labels("video").inc(result["frames"])
-        metrics.observe_stages(result["stages_ms"])
+        metrics.stages.add_times("video", result["stages"])
         metrics.fps.set(result["fps"])
         await self._service.jobs.finish(
             self._job.id,

@@ -17,6 +17,7 @@ from server.media import ledger as ledgers
 from server.media.encode import EncodeOptions, Encoder
 from server.media.errors import EncodeError
 from server.media.ledger import Row
+from server.media.timing import Stages
 
 _SEGMENT_CLOCK = Fraction(1, 1000)
 """Matroska's. The real times are in the ledger; these only have to be in order."""
@@ -31,6 +32,8 @@ class SegmentWriter:
     """Of the result; its container and clock are replaced."""
     check: Callable[[], None]
     """Called while waiting; raises to give up."""
+    stages: list[Stages] = field(default_factory=list)
+    """How long the frames of each finished segment took to encode."""
     _encoder: Encoder | None = None
     _partial: Path | None = None
     _pts: list[int] = field(default_factory=list)
@@ -63,6 +66,7 @@ class SegmentWriter:
         if self._encoder is None or self._partial is None:
             return Row(ledgers.segment_name(number), "", [], [], [])
         summary = self._encoder.finish()
+        self.stages.append({name: dict(times) for name, times in summary.stages.items()})
         self.close()
         rank = {place: index for index, place in enumerate(sorted(summary.packet_pts))}
         if len(rank) != len(self._pts):

@@ -232,7 +232,7 @@ class JobRunner:
 
     async def _on_done(self, job: Job, result: Message) -> None:
         self._metrics.frames.labels("job").inc(result["frames"])
-        self._metrics.observe_stages(result["stages_ms"])
+        self._metrics.stages.add_times("job", result["stages"])
         if result["fps"]:
             self._metrics.fps.set(result["fps"])
         names = ("frames", "result_name", "result_bytes", "result_type", "manifest")

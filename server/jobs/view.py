@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 from server.errors import ApiError, ErrorDetail
 from server.jobs.model import Job, JobKind, JobState, Progress
 
-_EXAMPLE: JsonDict = {
+EXAMPLE: JsonDict = {
     "id": "8d3c2d0f7a5b4e1c9f6a7b8c9d0e1f2a",
     "kind": "job",
     "state": "running",
@@ -28,6 +28,7 @@ _EXAMPLE: JsonDict = {
     "manifest": None,
     "error": None,
 }
+"""A job as ``GET /jobs/{id}`` shows it."""
 
 
 class JobView(BaseModel):
@@ -50,7 +51,7 @@ class JobView(BaseModel):
     manifest: dict[str, Any] | None
     error: ErrorDetail | None
 
-    model_config = {"json_schema_extra": {"example": _EXAMPLE}}
+    model_config = {"json_schema_extra": {"example": EXAMPLE}}
 
 
 class JobList(BaseModel):

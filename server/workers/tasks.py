@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from engine.backends.base import Backend
 from engine.errors import EngineError, EngineFault, ModelError
 from engine.frames import Bytes, Frame
 from engine.models import load_model
@@ -53,6 +54,8 @@ from server.workers.reporting import ProgressReporter
 MODELS_ON_REQUEST = ("fast", "balanced", "quality")
 """What the query ``model`` may name; a path never comes over HTTP."""
 
+_CHAIN = ("dataset_sha256", "checkpoint_sha256", "weights_sha256")
+"""What a manifest tells of the weights; ONNX and plan are in its ``backend`` already."""
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}
 _TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime"}
@@ -75,7 +78,9 @@ class EngineTasks:
         self._on_build = on_build
         if config["device"] is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(config["device"])
+        self._backends: dict[str, Backend] = {}
         self._upscalers: dict[str, Upscaler] = {}
+        self._provenances: dict[str, dict[str, str]] = {}
         self._decoder = PictureDecoder()
         self._main = self._open(config["model"])
         self._decoder.decode(_FIRST_PICTURE)  # starts its process before somebody waits for it
@@ -96,13 +101,7 @@ class EngineTasks:
 
     def info(self) -> Message:
         """Who runs the frames when no other model is asked for."""
-        info = self._main.info
-        provenance: dict[str, str] = {}
-        if info.model:
-            given = self._config["model"]
-            model = load_model(info.model if given == "auto" else given)
-            provenance = {**model.metadata, "weights_sha256": model.sha256}
-        return {**asdict(info), "provenance": provenance}
+        return {**asdict(self._main.info), "provenance": self._provenance({})}
 
     def picture(self, task: Message, context: TaskContext) -> Message:
         """``source`` -> ``result``, a finished picture file."""
@@ -150,7 +149,7 @@ class EngineTasks:
                 ProgressReporter(context),
                 cancelled=context.cancelled.is_set,
             )
-        return _summary(manifest)
+        return self._summary(manifest, task["options"])
 
     def live(self, task: Message, context: TaskContext) -> Message:
         """Frames that come over ``socket``, answered over it until HTTP ends the stream."""
@@ -174,7 +173,7 @@ class EngineTasks:
             cancelled=context.cancelled.is_set,
             segment_seconds=self._config["segment_seconds"],
         )
-        return _result(manifest, result, container)
+        return {**self._summary(manifest, task["options"]), **_result_file(result, container)}
 
     def plan(self, task: Message, context: TaskContext) -> Message:
         """See ``server.workers.segment_tasks``; so are the next two."""
@@ -192,7 +191,10 @@ class EngineTasks:
         output = work.source.with_name(_NAMES[work.container])
         backend = self._upscaler(task["options"]).info
         manifest = segment_tasks.joined(work, backend, output, task, context)
-        return _result(manifest, output, work.container)
+        return {
+            **self._summary(manifest, task["options"]),
+            **_result_file(output, work.container),
+        }
 
     def probe(self, task: Message, context: TaskContext) -> Message:
         """What is known about the video ``source`` before any work."""
@@ -215,7 +217,9 @@ class EngineTasks:
 
     def calibrate(self, task: Message, context: TaskContext) -> Message:
         """Frames a second of this engine, measured."""
-        return calibrate(self._main, task["height"], task["width"], context)
+        return calibrate(
+            self._backends[self._config["model"]], task["height"], task["width"], context
+        )
 
     def close(self) -> None:
         """Frees every engine and the picture decoder."""
@@ -236,16 +240,15 @@ class EngineTasks:
 
     def _open(self, model: str) -> Upscaler:
         cache_dir = self._config["cache_dir"]
-        upscaler = Upscaler(
-            open_backend(
-                self._config["backend"],
-                model,
-                threads=self._config["threads"],
-                cache_dir=None if cache_dir is None else Path(cache_dir),
-                on_progress=self._on_build_step,
-            )
+        backend = open_backend(
+            self._config["backend"],
+            model,
+            threads=self._config["threads"],
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            on_progress=self._on_build_step,
         )
-        self._upscalers[model] = upscaler
+        upscaler = Upscaler(backend)
+        self._backends[model], self._upscalers[model] = backend, upscaler
         upscaler.upscale(_canary())  # the guard looks at it before any user's frame
         return upscaler
 
@@ -263,6 +266,29 @@ class EngineTasks:
             return known or self._open(model)
         except ModelError as error:
             raise TaskFailed({"code": "bad_parameter", "message": str(error)}) from error
+
+    def _provenance(self, options: Message) -> dict[str, str]:
+        """Where the weights come from: their own hash, and those that they were made from."""
+        if not self._main.info.model:  # nearest has none
+            return {}
+        given = options.get("model") or self._config["model"]
+        name = self._main.info.model if given == "auto" else str(given)
+        if name not in self._provenances:
+            model = load_model(name)
+            self._provenances[name] = {**model.metadata, "weights_sha256": model.sha256}
+        return self._provenances[name]
+
+    def _summary(self, manifest: Manifest, options: Message) -> Message:
+        """What HTTP is told of a finished video; the hashes go on from where its engine's begin."""
+        known = self._provenance(options)
+        chain = {name: known.get(name) for name in _CHAIN}
+        made = manifest.to_dict()
+        return {
+            "frames": manifest.frames_out,
+            "fps": manifest.fps,
+            "stages": manifest.stages,
+            "manifest": {**made, "backend": {**made["backend"], **chain}},
+        }
 
     def _watched(self, task: Message, context: TaskContext) -> PreviewingUpscaler:
         preview = task.get("preview")
@@ -358,21 +384,11 @@ class _PipeSink:
                 raise Cancelled from None
 
 
-def _result(manifest: Manifest, path: Path, container: str) -> Message:
+def _result_file(path: Path, container: str) -> Message:
     return {
-        **_summary(manifest),
         "result_name": path.name,
         "result_bytes": path.stat().st_size,
         "result_type": _TYPES[container],
-    }
-
-
-def _summary(manifest: Manifest) -> Message:
-    return {
-        "frames": manifest.frames_out,
-        "fps": manifest.fps,
-        "stages_ms": {name: times["p50_ms"] for name, times in manifest.stages.items()},
-        "manifest": manifest.to_dict(),
     }
 
 

@@ -61,6 +61,7 @@ TASKS = {
     "echo": echo,
     "die": die,
     "hang": hang,
+    "picture": hang,
     "obey": obey,
     "wait_for": wait_for,
     "fail": fail,

@@ -257,7 +257,9 @@ def test_the_api_describes_itself(client: httpx.Client) -> None:
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             assert operation["summary"], path
-            assert operation.get("description"), path
+            assert "curl " in operation["description"], path
+            for parameter in operation.get("parameters", []):
+                assert "example" in parameter, (path, parameter["name"])
             for status, answer in operation["responses"].items():
                 schema_of = json.dumps(answer)
                 assert int(status) < 400 or status == "503" or "ErrorBody" in schema_of, path
@@ -275,7 +277,7 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     text = client.get("/metrics").text
     assert 'sr_tasks_total{kind="picture",outcome="done"}' in text
     assert 'sr_errors_total{code="unsupported_media"}' in text
-    assert 'sr_stage_seconds_count{stage="upscale"}' in text
+    assert 'sr_stage_seconds_count{kind="picture",stage="upscale"}' in text
     assert 'sr_loop_lag_seconds{window="max"}' in text
     assert 'sr_workers{state="idle"}' in text
 

@@ -30,6 +30,7 @@ LIMITS = {
     "SR_MAX_FPS": "60",
     "SR_MAX_STREAMS": "2",
     "SR_MAX_JOB_FRAMES": "12",
+    "SR_MAX_JOB_SECONDS": "1",
     "SR_MAX_JOB_BYTES": "20000",
     "SR_PICTURE_QUEUE": "3",
 }
@@ -104,12 +105,25 @@ def test_the_limits_of_a_streamed_video(
     assert error["limit"] is not None or code == "too_long"
 
 
-@pytest.mark.parametrize(("frames", "state"), [(11, "done"), (12, "done"), (13, "failed")])
-def test_the_frame_limit_of_jobs(client: httpx.Client, frames: int, state: str) -> None:
-    job_id = client.post("/jobs", content=make_clip(frames, fps=50)).json()["id"]
+@pytest.mark.parametrize(
+    ("frames", "fps", "code"),
+    [
+        (11, 50, None),
+        (12, 50, None),
+        (13, 50, "too_many_frames"),
+        (9, 10, None),
+        (10, 10, None),
+        (11, 10, "too_long"),
+    ],
+)
+def test_the_frame_and_time_limits_of_jobs(
+    client: httpx.Client, frames: int, fps: int, code: str | None
+) -> None:
+    job_id = client.post("/jobs", content=make_clip(frames, fps=fps)).json()["id"]
     wait_until(lambda: client.get(f"/jobs/{job_id}").json()["state"] in ("done", "failed"), "end")
     job = client.get(f"/jobs/{job_id}").json()
-    assert job["state"] == state, job["error"]
+    assert (job["error"] or {}).get("code") == code
+    assert job["state"] == ("failed" if code else "done")
 
 
 @pytest.mark.parametrize(("size", "status"), [(19999, 202), (20000, 202), (20001, 413)])

@@ -7,9 +7,12 @@ import socket
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from server.access import hash_key
@@ -107,6 +110,26 @@ def test_sigterm_lets_a_video_finish_and_exits_with_0(tmp_path: Path, data: Path
     with live_server(tmp_path) as server, server.client() as client:
         job = client.get(f"/jobs/{answer.headers['X-SR-Job']}").json()
         assert (job["state"], job["frames"]) == ("done", 41)
+
+
+def test_work_that_never_ends_is_given_the_grace_time_and_no_more(tmp_path: Path) -> None:
+    with live_server(tmp_path, SR_STOP_SECONDS="1") as server:
+        wait_ready(server)
+        worker = next(
+            child
+            for child in psutil.Process(server.process.pid).children()
+            if "server.workers" in child.cmdline()
+        )
+        worker.suspend()
+        with ThreadPoolExecutor(1) as threads, server.client() as client:
+            ask = threads.submit(client.post, "/upscale", content=png())
+            wait_until(lambda: any((tmp_path / "spool").iterdir()), "the request")
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began >= 0.9
+            answer = ask.result()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+        assert not worker.is_running()
 
 
 def test_a_video_that_fails_after_its_200_ends_abnormally(tmp_path: Path, data: Path) -> None:

@@ -85,7 +85,17 @@ def test_a_job_is_watched_to_its_end_and_fetched(client: httpx.Client, clip: byt
     assert any(seen["fps"] and seen["eta_seconds"] is not None for _, seen in heard[:-1])
     last = heard[-1][1]
     assert (last["state"], last["frames"]) == ("done", 41)
-    assert last["manifest"]["frames_in"] == last["manifest"]["frames_out"] == 41
+    manifest = last["manifest"]
+    assert manifest["frames_in"] == manifest["frames_out"] == 41
+    assert {"decode", "upscale", "encode"} <= manifest["stages"].keys()
+    for times in manifest["stages"].values():
+        assert times.keys() == {"p50_ms", "p95_ms", "p99_ms"}
+    assert manifest["fps"] > 0
+    assert manifest["backend"]["name"] == "nearest"
+    chain = {"dataset_sha256", "checkpoint_sha256", "weights_sha256"}
+    assert chain | {"onnx_sha256", "plan_sha256"} <= manifest["backend"].keys()
+    counted = 'sr_stage_seconds_count{kind="job",stage="encode"}'
+    assert counted in client.get("/metrics").text
     result = client.get(f"/jobs/{job['id']}/result")
     assert result.headers["Content-Type"] == "video/mp4"
     assert len(result.content) == last["result_bytes"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.service import Service, visible_devices, worker_configs
+from server.service import Service, is_real_time, real_time_verdict, visible_devices, worker_configs
 from server.settings import Limits, Settings, SettingsError, load_settings
 from server.workers.ticket import Ticket
 from tests.server.live import live_server, wait_ready, wait_until
@@ -73,11 +73,30 @@ def test_the_calibration_is_published_and_a_speed_can_be_required(tmp_path: Path
         assert measured()["size"] == "64x48"
         assert measured()["fps"] > 0
         assert measured()["frame_ms"].keys() == {"p50", "p95", "p99"}
-        assert client.get("/model").json()["calibration"]["fps"] == measured()["fps"]
+        assert {"start", "finish"} <= measured()["stages_ms"].keys()
+        assert measured()["format"] == "nv12"
+        assert "real time" in measured()["verdict"]
+        published = client.get("/model").json()["calibration"]
+        assert {name: value for name, value in measured().items() if name != "state"} == published
         metrics = client.get("/metrics").text
         assert f"sr_calibration_fps {measured()['fps']}" in metrics
+        held = float("not" not in measured()["verdict"])
+        assert f"sr_calibration_real_time {held}" in metrics
+        assert 'sr_calibration_stage_seconds{quantile="0.99",stage="finish"}' in metrics
     with live_server(tmp_path, SR_CALIBRATE="64x48", SR_REQUIRE_FPS="0.001") as server:
         wait_ready(server)
+
+
+@pytest.mark.parametrize(
+    ("fps", "p99_ms", "real_time"),
+    [(60.0, 33.0, True), (59.99, 16.0, False), (80.0, 33.1, False)],
+)
+def test_real_time_is_sixty_frames_a_second_and_none_of_them_late(
+    fps: float, p99_ms: float, real_time: bool
+) -> None:
+    calibration = {"fps": fps, "frame_ms": {"p99": p99_ms}}
+    assert is_real_time(calibration) == real_time
+    assert real_time_verdict(calibration).startswith("not") != real_time
 
 
 def test_a_required_speed_needs_a_measurement() -> None:
