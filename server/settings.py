@@ -142,6 +142,8 @@ class Settings(BaseSettings):
     """Engine workers; 0 is one per device and one more, so that pictures never wait for a video."""
     recycle_tasks: int = Field(default=200, ge=1)
     """A worker is replaced after this many tasks, so that no leak lives long."""
+    cluster: str | None = None
+    """Jobs run on this Ray cluster: ``auto`` or ``HOST:PORT`` of its head."""
     segment_seconds: float = Field(default=10, gt=0)
     """A job is saved this often, in seconds of its video."""
     data_dir: Path = Field(default_factory=user_data_dir)

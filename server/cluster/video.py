@@ -20,7 +20,7 @@ from server.cluster.farm import Farm
 from server.cluster.maker import EngineChoice, Made
 from server.manifest import Manifest
 from server.media import ledger as ledgers
-from server.media.ledger import Header
+from server.media.ledger import Header, Ledger
 from server.media.probe import info_from_message
 from server.media.timing import Stages, merged
 from server.segment_plan import SEGMENT_SECONDS, Work, prepare
@@ -37,6 +37,9 @@ class ClusterOptions:
     """``auto``, ``HOST:PORT`` of the head node, or ``local``."""
     engine: EngineChoice = field(default_factory=EngineChoice)
     segment_seconds: float = SEGMENT_SECONDS
+    folder: Path | None = None
+    """Keeps finished segments, so that the same call goes on after it was killed; None keeps
+    nothing."""
 
 
 def upscale_on_cluster(
@@ -61,6 +64,9 @@ def upscale_on_cluster(
     check = checker(cancelled)
     check_complete(source, options)
     container = choose_container(options, output)
+    if cluster.folder is not None:
+        work = Work(source, cluster.folder, options, container, cluster.segment_seconds)
+        return _Run(work, cluster, on_progress, check).to(output)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name[:100]}.", dir=output.parent))
     try:
         work = Work(source, folder, options, container, cluster.segment_seconds)
@@ -84,14 +90,16 @@ class _Run:
             farm = Farm(ray, self.cluster.engine, self.work.source, self.check)
             try:
                 backend = farm.wait_backend()
-                header = self._header(prepare(self.work, backend, self.check).header)
-                report = progress_reporter(self.on_progress, self._total(header))
+                ledger = self._ledger(prepare(self.work, backend, self.check))
+                header, self.frames = ledger.header, ledger.frames
+                earlier = ledger.frames
+                report = progress_reporter(self.on_progress, self._total(header), earlier)
 
                 def on_made(made: Made) -> None:
                     self._keep(made)
                     report(self.frames)
 
-                farm.make(self.work, header, range(len(header.cuts or ()) + 1), on_made)
+                farm.make(self.work, header, ledger.missing, on_made)
             finally:
                 farm.close()
         manifest = join(
@@ -100,6 +108,7 @@ class _Run:
             output,
             check=self.check,
             seconds=time.monotonic() - self.started,
+            earlier=earlier,
             stages=merged(self.stages),
         )
         if not farm.lost:
@@ -107,12 +116,11 @@ class _Run:
         note = f"{farm.lost} workers of the cluster were lost; their segments were made again"
         return replace(manifest, warnings=[*manifest.warnings, note])
 
-    def _header(self, header: Header) -> Header:
+    def _ledger(self, ledger: Ledger) -> Ledger:
         """With a plan in any case: a video that cannot be cut is one segment."""
-        if header.cuts is None:
-            header = replace(header, cuts=[])
-            ledgers.start(self.work.folder, header)
-        return header
+        if ledger.header.cuts is None:
+            return ledgers.start(self.work.folder, replace(ledger.header, cuts=[]))
+        return ledger
 
     def _total(self, header: Header) -> int | None:
         assert header.video is not None

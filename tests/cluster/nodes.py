@@ -52,7 +52,7 @@ class Node:
 
 @dataclass
 class Nodes:
-    """A cluster of a head and one more node, each with one CPU."""
+    """A cluster of a head and one more node."""
 
     address: str
     head: Node
@@ -60,8 +60,8 @@ class Nodes:
 
 
 @contextmanager
-def two_nodes(folder: Path) -> Iterator[Nodes]:
-    """Starts both; at the end no process of theirs is left, whatever happened."""
+def two_nodes(folder: Path, cpus: int = 2) -> Iterator[Nodes]:
+    """Starts both, each said to have ``cpus``; no process of theirs is left at the end."""
     ports = free_ports(10)
     address = f"127.0.0.1:{ports[0]}"
     # The name of a socket in there has at most 107 characters.
@@ -72,7 +72,11 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
         stack.callback(_remove, temporary)
         nodes = []
         for options in (head, [f"--address={address}"]):
-            node = _start(options, ports[1 + 4 * len(nodes) :], folder / f"node{len(nodes)}.log")
+            node = _start(
+                [*options, f"--num-cpus={cpus}"],
+                ports[1 + 4 * len(nodes) :],
+                folder / f"node{len(nodes)}.log",
+            )
             stack.callback(node.kill)
             nodes.append(node)
             wait_until(node.is_up, "a Ray node", 3 * DEADLINE_SECONDS)
@@ -92,8 +96,23 @@ def free_ports(count: int) -> list[int]:
 def environment() -> dict[str, str]:
     """Of everything in the cluster: with a token, as Ray wants it, and nothing of the user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SR_")}
+    service = {
+        "SR_BACKEND": "nearest",
+        "SR_INSECURE": "1",
+        "SR_CALIBRATE": "off",
+        "SR_WORKERS": "1",
+        "SR_DISK_KEEP_BYTES": "0",
+        "SR_CLUSTER": "auto",
+    }
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-    return {**kept, **QUIET, **token, "PYTHONPATH": str(ROOT), "RAY_enable_worker_prestart": "0"}
+    return {
+        **kept,
+        **QUIET,
+        **service,
+        **token,
+        "PYTHONPATH": str(ROOT),
+        "RAY_enable_worker_prestart": "0",
+    }
 
 
 def _start(options: list[str], ports: list[int], log: Path) -> Node:
@@ -105,7 +124,7 @@ def _start(options: list[str], ports: list[int], log: Path) -> Node:
     )
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options),
-        *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0", "--disable-usage-stats"),
+        *("--node-ip-address=127.0.0.1", "--num-gpus=0", "--disable-usage-stats"),
         f"--object-store-memory={STORE_BYTES}",
         # With known ports a node does not give up on its agents where they start slowly.
         *(f"--{name}={port}" for name, port in zip(names, ports, strict=False)),

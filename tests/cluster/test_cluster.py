@@ -1,4 +1,4 @@
-"""A video on a real Ray cluster of two nodes, one of which dies on the way."""
+"""The service and a video on a real Ray cluster of two nodes, one of which dies on the way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
 from engine.selection import open_backend
@@ -16,8 +18,8 @@ from engine.upscaler import Upscaler
 from server.media.ledger import FILE_NAME
 from server.segments import upscale_in_segments
 from server.video_options import VideoOptions
-from tests.cluster.nodes import Nodes, environment, two_nodes
-from tests.server.live import wait_until
+from tests.cluster.nodes import Nodes, environment, free_ports, two_nodes
+from tests.server.live import DEADLINE_SECONDS, pixels_of, png, wait_until
 from tests.server.media.clips import Clip, read_clip, write_clip
 
 pytest.importorskip("ray")
@@ -41,6 +43,53 @@ CLIP = Clip(
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with two_nodes(tmp_path_factory.mktemp("nodes")) as running:
         yield running
+
+
+@pytest.fixture
+def served(nodes: Nodes, tmp_path: Path) -> Iterator[str]:
+    """Address of both applications, deployed."""
+    (port,) = free_ports(1)
+    arguments = [nodes.address, str(port), str(tmp_path / "data")]
+    with (tmp_path / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.serve_both", *arguments],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        try:
+            said = process.stdout.readline()
+            assert said == "deployed\n", (tmp_path / "serve.log").read_text()
+            yield f"http://127.0.0.1:{port}"
+            process.stdin.close()
+            process.wait(DEADLINE_SECONDS)
+        finally:
+            process.kill()
+
+
+def test_ray_serve_answers_like_the_server_and_its_jobs_use_the_cluster(
+    served: str, tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "source", CLIP)
+    with httpx.Client(base_url=served, timeout=60, trust_env=False) as client:
+        assert client.get("/readyz").json()["status"] == "ready"
+        small = png(12, 9)
+        large = client.post("/upscale", content=small)
+        assert large.status_code == 200, large.text
+        np.testing.assert_array_equal(pixels_of(large.content)[2::4, 2::4], pixels_of(small))
+        assert client.get("/jobs/nobodys").json()["error"]["code"] == "not_found"
+        job = client.post("/jobs", content=source.read_bytes()).json()
+        assert "event: end" in client.get(f"/jobs/{job['id']}/events", timeout=120).text
+        manifest = client.get(f"/jobs/{job['id']}").json()["manifest"]
+        assert (manifest["frames_out"], manifest["backend"]["name"]) == (FRAMES, "nearest")
+        target = tmp_path / "a.mp4"
+        target.write_bytes(client.get(f"/jobs/{job['id']}/result").content)
+    assert read_clip(target).seconds == read_clip(source).seconds
 
 
 def command(nodes: Nodes, source: Path, target: Path) -> subprocess.Popen[str]:
