@@ -71,6 +71,7 @@ def worker_configs(settings: Settings) -> list[dict[str, Any]]:
             "cache_dir": None if settings.cache_dir is None else str(settings.cache_dir),
             "device": devices[index % len(devices)] if len(devices) > 1 else None,
             "segment_seconds": settings.segment_seconds,
+            "cluster": settings.cluster,
             "limits": settings.limits.model_dump(),
         }
         for index in range(count)

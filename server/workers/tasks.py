@@ -24,6 +24,8 @@ from engine.frames import Bytes, Frame
 from engine.models import load_model
 from engine.selection import open_backend
 from engine.upscaler import Upscaler
+from server.cluster.maker import EngineChoice
+from server.cluster.video import ClusterOptions, upscale_on_cluster
 from server.jobs.model import JobFolder
 from server.live.options import LiveOptions
 from server.live.work import run_live
@@ -163,7 +165,14 @@ class EngineTasks:
         container = task["options"].get("format", "mp4")
         result = folder.path / _NAMES[container]
         folder.segments.mkdir(mode=0o700, exist_ok=True)
-        manifest = upscale_in_segments(
+        clustered = self._config.get("cluster") is not None
+        run_job = self._on_cluster if clustered else self._in_segments
+        manifest = run_job(task, result, context)
+        return {**self._summary(manifest, task["options"]), **_result_file(result, container)}
+
+    def _in_segments(self, task: Message, result: Path, context: TaskContext) -> Manifest:
+        folder = JobFolder(Path(task["folder"]))
+        return upscale_in_segments(
             folder.input,
             result,
             folder.segments,
@@ -173,10 +182,31 @@ class EngineTasks:
             cancelled=context.cancelled.is_set,
             segment_seconds=self._config["segment_seconds"],
         )
-        return {**self._summary(manifest, task["options"]), **_result_file(result, container)}
+
+    def _on_cluster(self, task: Message, result: Path, context: TaskContext) -> Manifest:
+        """The job, with its frames run elsewhere; what is finished stays in its folder."""
+        config, work = self._config, self._work(task)
+        model = task["options"].get("model") or config["model"]
+        weights = Path(model).read_bytes() if Path(model).is_file() else None
+        engine = EngineChoice(config["backend"], model, config["threads"], weights)
+
+        def cancelled() -> bool:
+            context.report({})  # a cluster may take minutes to grow; it has limits of its own
+            return context.cancelled.is_set()
+
+        return upscale_on_cluster(
+            work.source,
+            result,
+            ClusterOptions(config["cluster"], engine, work.segment_seconds, work.folder),
+            work.options,
+            ProgressReporter(context),
+            cancelled=cancelled,
+        )
 
     def plan(self, task: Message, context: TaskContext) -> Message:
         """See ``server.workers.segment_tasks``; so are the next two."""
+        if self._config.get("cluster") is not None:  # which splits it by itself
+            return {"missing": None, "frames": 0, "frames_total": None}
         return segment_tasks.plan(self._work(task), self._upscaler(task["options"]).info, context)
 
     def segment(self, task: Message, context: TaskContext) -> Message:
