@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,12 @@ def fit(config: Flags, html: bool = True) -> None:
     """
     from trainer.console import StopOnSignal, reading, watching
     from trainer.data import load_folder
+    from trainer.distill import check_teacher
     from trainer.loop import Hooks
     from trainer.loop import fit as train
     from trainer.report import aerial_names, write_report
 
+    check_teacher(config.teacher)
     first = os.environ.get("RANK", "0") == "0"
     pictures = load_folder(config.data, config.patch, config.validation_pictures, reading)
     with StopOnSignal() as stop:
