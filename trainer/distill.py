@@ -7,6 +7,7 @@ imported only when a teacher is asked for; it is in the ``distill`` extra.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -21,6 +22,23 @@ Teacher = Callable[[Tensor], Tensor]
 """(N, 3, H, W) float in [0, 1] -> (N, 3, 4H, 4W), without gradients."""
 
 
+MISSING = "--teacher needs spandrel; install it with pip install 'sr-server[distill]'"
+
+
+def check_teacher(path: Path | None) -> None:
+    """Says what is missing before a data set is read; None is no teacher.
+
+    Raises:
+        TrainerError: spandrel is not installed, or there is no such file.
+    """
+    if path is None:
+        return
+    if find_spec("spandrel") is None:
+        raise TrainerError(MISSING)
+    if not path.is_file():
+        raise TrainerError(f"there is no teacher {path}; give a checkpoint with --teacher")
+
+
 def load_teacher(path: Path, device: torch.device) -> Teacher:
     """The network in ``path`` as a teacher on ``device``.
 
@@ -30,9 +48,7 @@ def load_teacher(path: Path, device: torch.device) -> Teacher:
     try:
         from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
     except ImportError:
-        raise TrainerError(
-            "--teacher needs spandrel; install it with pip install 'sr-server[distill]'"
-        ) from None
+        raise TrainerError(MISSING) from None
     try:
         model = ModelLoader(device=device).load_from_file(path)
     except (

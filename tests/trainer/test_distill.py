@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.distill import load_teacher
+from trainer.__main__ import main
+from trainer.distill import check_teacher, load_teacher
 from trainer.errors import TrainerError
 
 
@@ -74,3 +76,27 @@ def test_without_spandrel_the_message_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(TrainerError, match="pip install"):
         load_teacher(Path("x4.pth"), torch.device("cpu"))
+    with pytest.raises(TrainerError, match="pip install"):
+        check_teacher(Path("x4.pth"))
+    check_teacher(None)
+
+
+def test_without_spandrel_the_command_ends_before_anything_is_read_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "--data", "nowhere", "--out", str(out), "--teacher", "x4.pth"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        "sr-train: --teacher needs spandrel; install it with pip install 'sr-server[distill]'\n"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("_spandrel")
+def test_a_teacher_that_is_not_there_is_named(tmp_path: Path) -> None:
+    sys.modules["spandrel"].__spec__ = ModuleSpec("spandrel", None)
+    with pytest.raises(TrainerError, match=r"there is no teacher .*x4\.pth"):
+        check_teacher(tmp_path / "x4.pth")
