@@ -21,7 +21,7 @@ from trainer.config import AugmentConfig, FitConfig, OptimiserConfig
 from trainer.data import PictureSet
 from trainer.device import choose_device
 from trainer.errors import DivergedError, TrainerError
-from trainer.loop import Hooks, train
+from trainer.loop import Hooks, finish, train
 from trainer.training import Trainer
 from trainer.variants import HalfResolutionTrainer, InterpolatedRotationTrainer
 
@@ -146,6 +146,8 @@ def run_one(row: Row, config: FitConfig, pictures: PictureSet, hooks: Hooks) -> 
         train(trainer, hooks)
     except DivergedError as error:
         return result | {"iterations": error.step, "diverged_at": error.step}
+    if row.key == BASELINE:  # its seeds are what seed averaging is measured with
+        finish(trainer, f"{row.key}-{config.seed}")
     last = trainer.history[-1]
     return result | {"iterations": trainer.step, "psnr_y_db": last["psnr_y_db"]}
 

@@ -79,6 +79,7 @@ def test_what_has_a_result_is_not_run_again(
     config = config_in(tmp_path, data, only=("leaky",), seeds=1)
     lines = list(ablate(config, pictures))
     assert [line.split(",")[0] for line in lines] == ["baseline", "leaky"]
+    assert (config.out / "baseline-0" / "weights.safetensors").is_file()  # for seed averaging
     kept = result_path(config, BY_KEY["leaky"], 0)
     before = kept.read_bytes()
     steps: list[int] = []
