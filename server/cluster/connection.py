@@ -61,7 +61,9 @@ def connected(address: str) -> Iterator[Any]:
             options |= {"address": address}
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        # Ray raises bare ones, too, for a node that does not start in time.
+        except Exception as error:
+            ray.shutdown()
             first = str(error).strip().splitlines()[:1]
             raise ClusterError(
                 f"There is no Ray cluster at {address!r} ({' '.join(first)[:200]}); "

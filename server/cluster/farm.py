@@ -24,6 +24,8 @@ from server.segment_plan import Work, source_mark
 ATTEMPTS = 3
 """A segment whose maker is lost or fails this often has failed."""
 CHUNK_BYTES = 16 * 1024 * 1024
+MOST_STILLBORN = 10
+"""So many makers in a row that are lost before they are ready mean that none ever will be."""
 _WAIT_SECONDS, _HIRE_SECONDS, _READY_SECONDS = 0.2, 1.0, 900.0
 
 
@@ -61,6 +63,7 @@ class Farm:
     _queue: deque[int] = field(default_factory=deque)
     _tries: Counter[int] = field(default_factory=Counter)
     _chunks: list[Any] = field(default_factory=list)
+    _stillborn: int = 0
     _hired_at: float = 0.0
     _ready_at: float = field(default_factory=time.monotonic)
 
@@ -155,7 +158,7 @@ class Farm:
                     "is the same version of sr-server installed on all of them?"
                 ) from error
             except self.ray.exceptions.RayError as error:
-                self._lose(maker, f"its worker was lost ({type(error).__name__})")
+                self._lose(maker, f"its worker was lost ({_last_line(error)})")
             else:
                 self._take(maker, result, on_made)
         if self._idle or any(maker.does == "make" for maker in self._busy.values()):
@@ -176,6 +179,7 @@ class Farm:
             case "make":
                 self._finish(maker, result, on_made)
             case _:
+                self._stillborn = 0
                 self._idle.append(maker)
 
     def _welcome(self, info: BackendInfo | str) -> None:
@@ -206,10 +210,16 @@ class Farm:
     def _lose(self, maker: _Maker, why: str) -> None:
         """Gives the segment of a maker that is gone back."""
         self.lost += 1
-        self._hired_at = 0.0
         number, maker.number = maker.number, None
         if number is None:
+            self._stillborn += 1
+            if self._stillborn >= MOST_STILLBORN:
+                raise ClusterError(
+                    f"Workers of the cluster are lost before they are ready; the last time {why}. "
+                    "Is sr-server installed on every node?"
+                )
             return
+        self._hired_at = 0.0
         self._tries[number] += 1
         if self._tries[number] >= ATTEMPTS:
             raise ClusterError(f"Segment {number} failed {ATTEMPTS} times; the last time {why}.")
@@ -226,6 +236,11 @@ class Farm:
 
 def _identity(info: BackendInfo) -> tuple[str, str | None, str | None]:
     return info.name, info.model, info.onnx_sha256
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _ignore(_: Made) -> None:

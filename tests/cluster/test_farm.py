@@ -22,7 +22,7 @@ from server.media.errors import EncodeError, UnusableMedia
 from server.media.ledger import Header, Row
 from server.segment_plan import Work, prepare, source_mark
 from server.video_options import VideoOptions
-from tests.cluster.fake_ray import FakeRay, RayTaskError
+from tests.cluster.fake_ray import FakeRay, RayError, RayTaskError
 from tests.server.media.clips import Clip, write_clip
 
 INFO = NearestBackend().info
@@ -137,6 +137,17 @@ def test_a_bug_on_a_node_is_one_sentence(source: Path) -> None:
         made_by(FakeRay(lambda _: Buggy()), source)
 
 
+def test_nodes_where_no_maker_ever_opens_are_given_up(source: Path) -> None:
+    class Stillborn(Imagined):
+        def open(self) -> Any:
+            raise RayError("died\nModuleNotFoundError: No module named 'server'")
+
+    ray = FakeRay(lambda _: Stillborn())
+    with pytest.raises(ClusterError, match=r"No module named 'server'.*installed on every node"):
+        made_by(ray, source)
+    assert len(ray.hired) == farm_module.MOST_STILLBORN
+
+
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentMaker]:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -191,6 +202,8 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_one_sente
     with pytest.raises(ClusterError, match=r"sr-server\[cluster\]"):
         import_ray()
 
+    closed: list[bool] = []
+
     class Nowhere:
         def is_initialized(self) -> bool:
             return False
@@ -198,6 +211,10 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_one_sente
         def init(self, **options: Any) -> None:
             raise ConnectionError("nobody answers\nat all")
 
+        def shutdown(self) -> None:
+            closed.append(True)
+
     monkeypatch.setitem(sys.modules, "ray", Nowhere())
     with pytest.raises(ClusterError, match=r"no Ray cluster at 'host:1' \(nobody answers\)"):
         connected("host:1").__enter__()
+    assert closed
