@@ -146,6 +146,10 @@ def metric_names() -> dict[str, set[str]]:
             suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
             for suffix in suffixes.get(metric._type, [""]):
                 names[family + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
+    metrics.stages.observe("video", {"decode": 1.0})
+    for family in metrics.stages.collect():
+        for sample in family.samples:
+            names.setdefault(sample.name, set()).update(sample.labels)
     names["process_resident_memory_bytes"] = set()
     return names
 
