@@ -26,6 +26,7 @@ from rich.table import Table
 
 from engine.backends.base import LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend, available_cores, processor_name
+from engine.command_line import parse_command_line
 from engine.export import load_network
 from engine.gate_frames import natural_frames
 from engine.models import load_model
@@ -113,7 +114,13 @@ def compare(options: Options, size: int, threads: int) -> Row:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the comparison; 1 when ``--require`` is not met."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_command_line(
+        "bench/against_torch.py",
+        arguments,
+        lambda words: tyro.cli(
+            Options, prog="bench/against_torch.py", args=words, description=__doc__
+        ),
+    )
     threads = options.threads or available_cores()
     torch.set_num_threads(threads)
     rows = [compare(options, size, threads) for size in options.sizes]

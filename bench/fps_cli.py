@@ -25,6 +25,7 @@ from bench.roofline import cpu_machine, gpu_machine, reached, t4_prediction, wor
 from engine.backends.base import Backend, LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend
 from engine.cache import PlanCache
+from engine.command_line import parse_command_line
 from engine.commands import parse_size
 from engine.contract import FrameFormat
 from engine.errors import EngineError, PlanError
@@ -97,7 +98,11 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0; 1 when ``--require`` was given and the verdict is FAIL; 2 for bad input."""
-    options = tyro.cli(Options, prog="bench/fps.py", args=arguments)
+    options = parse_command_line(
+        "bench/fps.py",
+        arguments,
+        lambda words: tyro.cli(Options, prog="bench/fps.py", args=words),
+    )
     words = ["bench/fps.py", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         required = TARGET_FPS if options.require is None else options.require

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import tyro
 
+from engine.command_line import parse_command_line
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -101,7 +103,11 @@ def pipeline(model_name: str, form: str, options: Options) -> dict[str, Any]:
 
 def main() -> int:
     """Prints one line per width and format; 2 without a GPU."""
-    options = tyro.cli(Options, prog="bench/gpu_yardstick.py")
+    options = parse_command_line(
+        "bench/gpu_yardstick.py",
+        None,
+        lambda words: tyro.cli(Options, prog="bench/gpu_yardstick.py", args=words),
+    )
     if not torch.cuda.is_available():
         print("bench/gpu_yardstick.py: PyTorch sees no GPU here", file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ from bench.against_torch import interleaved_ms
 from engine.backends.base import LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend, available_cores, processor_name
 from engine.colour import colour_map
+from engine.command_line import parse_command_line
 from engine.frames import Bytes, Nv12
 from engine.gate_frames import natural_frames, to_nv12
 from engine.models import Model, load_model
@@ -107,7 +108,13 @@ def speed(model: Model, size: int, options: Options) -> tuple[float, float, floa
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints both comparisons."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_command_line(
+        "bench/nv12_against_rgb24.py",
+        arguments,
+        lambda words: tyro.cli(
+            Options, prog="bench/nv12_against_rgb24.py", args=words, description=__doc__
+        ),
+    )
     model = load_model(options.model, allow_untrained=True)
     table = Table("", "rgb24", "nv12", "nv12 - rgb24")
     qualities: list[tuple[str, float, float]] = []

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.backends.onnxruntime import available_cores, processor_name
+from engine.command_line import parse_command_line
 from engine.network import NetworkConfig
 from trainer.augment import augment
 from trainer.blocks import BlockConfig, Branches, RepConv, TrainingNetwork
@@ -152,7 +153,13 @@ def _fields(config: FitConfig) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the comparison; 1 when ``--require`` is not met."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_command_line(
+        "bench/train_throughput.py",
+        arguments,
+        lambda words: tyro.cli(
+            Options, prog="bench/train_throughput.py", args=words, description=__doc__
+        ),
+    )
     threads = options.threads or available_cores()
     torch.set_num_threads(threads)
     speeds = measure(options)

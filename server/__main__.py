@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from engine.command_line import parse_command_line
 from server.access import add_key
 from server.app import create_app
 from server.http_server import make_server
@@ -41,7 +42,9 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 after a stop, 2 for bad settings, 3 for an engine that fails."""
-    options = tyro.cli(Options, args=arguments, prog="sr-server")
+    options = parse_command_line(
+        "sr-server", arguments, lambda words: tyro.cli(Options, args=words, prog="sr-server")
+    )
     try:
         settings = load_settings(
             host=options.host,

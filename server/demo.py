@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from engine.command_line import parse_command_line
 from engine.errors import EngineError
 from engine.frames import Bytes, Nv12
 from engine.selection import BackendName, open_backend
@@ -67,7 +68,11 @@ class Figures:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; 2 with one sentence on stderr when something is missing or wrong."""
-    chosen = tyro.cli(Arguments, prog="python -m server.demo", args=arguments)
+    chosen = parse_command_line(
+        "python -m server.demo",
+        arguments,
+        lambda words: tyro.cli(Arguments, prog="python -m server.demo", args=words),
+    )
     console = Console(highlight=False, soft_wrap=True)
     interrupts = Interrupts()
     try:

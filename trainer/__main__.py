@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from engine.command_line import parse_command_line
 from engine.errors import EngineError
 from trainer.ablate import AblateConfig
 from trainer.config import FitConfig
@@ -134,6 +135,16 @@ def ablate(config: Ablations) -> None:
     print(config.table)
 
 
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """``command`` as tyro sees it, except that it only says what to run."""
+
+    @wraps(command)
+    def bind(*values: object, **named: object) -> Callable[[], None]:
+        return partial(command, *values, **named)
+
+    return bind
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a bad input is one sentence on stderr and exit code 2."""
     commands: dict[str, Callable[..., None]] = {
@@ -142,10 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "report": report,
         "ablate": ablate,
     }
+    later = {name: _deferred(command) for name, command in commands.items()}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="sr-train", description=__doc__, args=arguments
+        run = parse_command_line(
+            "sr-train",
+            arguments,
+            lambda words: tyro.extras.subcommand_cli_from_dict(
+                later, prog="sr-train", description=__doc__, args=words
+            ),
         )
+        run()
     except Interrupted as stopped:
         print(f"sr-train: {stopped}", file=sys.stderr)
         sys.exit(130)
