@@ -12,6 +12,8 @@ from starlette.types import Scope
 
 from server.access import Caller
 from server.errors import ApiError, ErrorBody, stopping
+from server.media.codecs import DEFAULT_CODEC, encoder_options, find_codec
+from server.media.errors import CodecUnavailable
 from server.service import Service
 
 PUBLIC = frozenset(
@@ -200,10 +202,20 @@ class UpscaleQuery(BaseModel):
                 raise ApiError("bad_parameter", f"{name} means nothing for a {kind}")
         if kind == "picture" and self.quality == 0:
             raise ApiError("bad_parameter", "quality: a picture's goes from 1 to 100", actual=0)
+        if kind == "video":
+            self._check_codec()
         if self.size is not None:
             width, height = self.size.split("x")
             options["size"] = (int(width), int(height))
         return options
+
+    def _check_codec(self) -> None:
+        """Before a job is promised, not when it runs. Raises ApiError 400."""
+        try:
+            codec = find_codec(self.codec or DEFAULT_CODEC)
+            encoder_options(codec, quality=self.quality, preset=None, pace="file", gop_frames=1)
+        except CodecUnavailable as error:
+            raise ApiError("bad_parameter", str(error)) from None
 
 
 UpscaleDependency = Annotated[UpscaleQuery, Query()]

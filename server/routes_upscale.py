@@ -299,6 +299,7 @@ class _Stream:
         metrics.tasks.labels("video", "done").inc()
         metrics.frames.labels("video").inc(result["frames"])
         metrics.stages.add_times("video", result["stages"])
+        self._service.jobs.throughput.add(result["manifest"])
         metrics.fps.set(result["fps"])
         await self._service.jobs.finish(
             self._job.id,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ApiError
+from server.jobs.estimate import Throughput
 from server.jobs.model import Job, JobFolder, Progress
 from server.jobs.splitting import SplitJob
 from server.jobs.store import JobStore
@@ -55,6 +56,7 @@ class JobRunner:
         self._progress: dict[str, Progress] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = False
+        self.throughput = Throughput()
 
     async def start(self) -> None:
         """Takes up what an earlier process left, then runs jobs until ``stop``."""
@@ -233,6 +235,7 @@ class JobRunner:
     async def _on_done(self, job: Job, result: Message) -> None:
         self._metrics.frames.labels("job").inc(result["frames"])
         self._metrics.stages.add_times("job", result["stages"])
+        self.throughput.add(result["manifest"])
         if result["fps"]:
             self._metrics.fps.set(result["fps"])
         names = ("frames", "result_name", "result_bytes", "result_type", "manifest")

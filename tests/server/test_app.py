@@ -28,6 +28,9 @@ LIMITS = {
     "SR_BODY_IDLE_SECONDS": "0.5",
 }
 
+CLIP_HEAD = b"\0\0\0\x18ftypisom" + bytes(100)
+"""Enough of an MP4 for who only looks at its first bytes."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
@@ -109,6 +112,23 @@ def test_format_and_height_are_obeyed(client: httpx.Client) -> None:
 def test_a_bad_parameter_is_named(client: httpx.Client, query: str, named: str) -> None:
     error = error_of(client.post(f"/upscale?{query}", content=png()), 400, "bad_parameter")
     assert named in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("codec=nope", "nope"),
+        ("quality=52", "51"),
+        ("codec=av1&quality=64", "63"),
+        ("best=1", "best"),
+    ],
+)
+def test_what_no_encoder_can_do_is_refused_before_a_job_is_promised(
+    client: httpx.Client, query: str, named: str
+) -> None:
+    for path in (f"/jobs?{query}", f"/jobs?dry_run=1&{query}", f"/upscale?{query}"):
+        error = error_of(client.post(path, content=CLIP_HEAD), 400, "bad_parameter")
+        assert named in error["message"]
 
 
 @pytest.mark.parametrize(
