@@ -114,7 +114,9 @@ class Verify:
 
     plan: Path | None = None
     """A plan made by sr-engine build; it fixes backend, model, size and format."""
-    backend: Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"] = "onnxruntime"
+    backend: Literal["winograd", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"] = (
+        "onnxruntime"
+    )
     """Which backend is judged."""
     model: str = "auto"
     """A model name or the path of a weights file."""

@@ -105,7 +105,7 @@ def _rgb24(
         "conv_out": Convolution(last.weight * 255, last.bias * 255),
     }
     if on_cpu:
-        scaled["conv_out"] = _colour_last(scaled["conv_out"])
+        scaled["conv_out"] = colour_last(scaled["conv_out"])
     samples = writer.cast(RGB_INPUT)
     channels = writer.node("Transpose", samples, perm=[2, 0, 1])
     x = writer.node("Unsqueeze", channels, writer.integers("batch_axis", [0]))
@@ -146,7 +146,7 @@ def _pixels_cpu(writer: GraphWriter, features: str, samples: str) -> str:
     return writer.node("Reshape", lines, size)
 
 
-def _colour_last(convolution: Convolution) -> Convolution:
+def colour_last(convolution: Convolution) -> Convolution:
     """The last convolution with its channels ordered row, column, colour."""
     return Convolution(
         *(

@@ -14,10 +14,11 @@ from typing import Literal, assert_never, cast, get_args
 from engine.backends.base import Backend, BackendInfo
 from engine.backends.nearest import NearestBackend
 from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.backends.winograd import WinogradBackend
 from engine.errors import BackendUnavailable
 from engine.models import Model, load_model
 
-BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
+BackendName = Literal["auto", "winograd", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
 
 CPU_MODEL = "fast"
 """What ``auto`` means on a CPU: the only width that is fast enough there."""
@@ -69,8 +70,10 @@ def open_backend(
             return _open_best(request)
         case "nearest":
             return NearestBackend()
+        case "winograd":
+            return _open_winograd(request, "asked for by name")
         case "onnxruntime":
-            return _open_cpu(request, "asked for by name")
+            return _open_onnxruntime(request, "asked for by name")
         case "tensorrt" | "tensorrt_rtx":
             return _open_gpu(name, request, "asked for by name")
         case _:
@@ -115,10 +118,19 @@ def _open_best(request: _Request) -> Backend:
             return _open_gpu(name, request, f"auto: {name} runs here")
         except BackendUnavailable as refusal:
             refusals.append(str(refusal))
-    return _open_cpu(request, f"auto: {'; '.join(refusals)}")
+    try:
+        return _open_winograd(request, f"auto: {'; '.join(refusals)}")
+    except BackendUnavailable as refusal:
+        refusals.append(str(refusal))
+    return _open_onnxruntime(request, f"auto: {'; '.join(refusals)}")
 
 
-def _open_cpu(request: _Request, reason: str) -> Backend:
+def _open_winograd(request: _Request, reason: str) -> Backend:
+    model = cpu_model(request.model, allow_untrained=request.allow_untrained)
+    return WinogradBackend(model, request.threads, _with_model(reason, request, model))
+
+
+def _open_onnxruntime(request: _Request, reason: str) -> Backend:
     model = cpu_model(request.model, allow_untrained=request.allow_untrained)
     return OnnxRuntimeBackend(model, request.threads, reason=_with_model(reason, request, model))
 

@@ -2,7 +2,8 @@
 
 Every window but those at the picture's true border carries a halo of rows that are computed and
 thrown away. All windows have one height, so one set of lanes (one plan) does them all, and they
-start on even rows, so that nv12 chroma is never split.
+start on every fourth row: nv12 chroma is never split, and a backend that works in tiles of 4x4
+cuts a window into the same tiles as the whole picture.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 
 from engine.contract import SCALE
 from engine.frames import Bytes, Frame, Nv12
+
+ALIGNMENT = 4
+"""Rows at which a strip may start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,11 @@ def plan_strips(height: int, width: int, halo: int, max_pixels: int) -> list[Str
         height: rows of the picture.
         width: columns of the picture.
         halo: rows around a pixel that can change its result.
-        max_pixels: of one window; exceeded when not even two rows and their halo fit.
+        max_pixels: of one window; exceeded when not even four rows and their halo fit, or by
+            up to three rows for the alignment.
     """
-    rows = min(height, max(max_pixels // width, 2 * halo + 2))
-    if (height - rows) % 2:
-        rows += 1
+    rows = min(height, max(max_pixels // width, 2 * halo + ALIGNMENT))
+    rows += (height - rows) % ALIGNMENT
     strips: list[Strip] = []
     start = kept = 0
     while kept < height:
@@ -42,7 +46,7 @@ def plan_strips(height: int, width: int, halo: int, max_pixels: int) -> list[Str
         keep_to = height if start + rows == height else start + rows - halo
         strips.append(Strip(start, rows, kept, keep_to))
         kept = keep_to
-        start = (kept - halo) // 2 * 2
+        start = (kept - halo) // ALIGNMENT * ALIGNMENT
     return strips
 
 

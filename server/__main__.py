@@ -31,7 +31,7 @@ class Options:
     port: int | None = None
     """Port to listen on (SR_PORT, 8000); 0 takes a free one."""
     backend: str | None = None
-    """auto, onnxruntime, tensorrt, tensorrt_rtx or nearest (SR_BACKEND)."""
+    """auto, winograd, onnxruntime, tensorrt, tensorrt_rtx or nearest (SR_BACKEND)."""
     model: str | None = None
     """fast, balanced, quality, auto or a path (SR_MODEL)."""
     insecure: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
+BackendName = Literal["auto", "winograd", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 

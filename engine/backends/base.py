@@ -34,7 +34,7 @@ class BackendInfo:
     """Who really runs the frames; it goes into every response, manifest and proof."""
 
     name: str
-    """``onnxruntime``, ``tensorrt``, ``tensorrt_rtx`` or ``nearest``."""
+    """``winograd``, ``onnxruntime``, ``tensorrt``, ``tensorrt_rtx`` or ``nearest``."""
     version: str
     device: str
     """What a person calls the device, e.g. ``AMD EPYC (2 threads)`` or ``Tesla T4``."""

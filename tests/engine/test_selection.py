@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import engine.backends.winograd_library
 import engine.models
 from engine.errors import BackendUnavailable, ModelError
 from engine.selection import open_backend
@@ -22,9 +23,22 @@ def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_the_cpu_and_says_why_tensorrt_does_not_run() -> None:
     with open_backend("auto", "auto", threads=1, allow_untrained=True) as backend:
         info = backend.info
-    assert (info.name, info.model) == ("onnxruntime", "fast")
+    assert (info.name, info.model) == ("winograd", "fast")
     assert "tensorrt" in info.detail["reason"]
     assert "model auto: fast" in info.detail["reason"]
+
+
+@pytest.mark.usefixtures("no_tensorrt")
+def test_auto_takes_onnxruntime_where_the_kernels_were_not_compiled_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.backends.winograd_library, "LIBRARY", tmp_path / "winograd.so")
+    with open_backend("auto", "auto", threads=1, allow_untrained=True) as backend:
+        info = backend.info
+    assert (info.name, info.model) == ("onnxruntime", "fast")
+    assert "winograd: its C library was not compiled" in info.detail["reason"]
+    with pytest.raises(BackendUnavailable, match="install a C compiler, then sr-server again"):
+        open_backend("winograd", "fast", allow_untrained=True)
 
 
 @pytest.mark.usefixtures("no_tensorrt")
@@ -43,7 +57,7 @@ def test_a_named_backend_is_used_and_says_so() -> None:
 
 
 def test_an_unknown_backend_is_named_with_the_choices() -> None:
-    with pytest.raises(BackendUnavailable, match="unknown backend 'cuda': use one of auto, onnx"):
+    with pytest.raises(BackendUnavailable, match="unknown backend 'cuda': use one of auto, wino"):
         open_backend("cuda")
 
 
