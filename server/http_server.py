@@ -1,4 +1,4 @@
-"""uvicorn with what it lacks: a time limit for a request's headers, and a stop that is announced.
+"""uvicorn with what it lacks: limits of time and chunks for a request, a stop that is announced.
 
 Without it an idle or dripping socket is kept for ever (encode/uvicorn#157).
 """
@@ -14,9 +14,17 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from server.service import Service
 from server.settings import Settings
+
+RECEIVE_BYTES = 32 * 1024
+"""Taken from a socket at once. h11 needs 5 us for a chunk, and asyncio's 256 KiB hold 43,000 chunks
+of one byte: a quarter of a second for which nobody else would be heard."""
+MAX_SMALL_CHUNKS = 65_536
+"""Of one request, beyond one for each ``BYTES_PER_CHUNK``; the connection is closed then."""
+BYTES_PER_CHUNK = 512
 
 
 def protocol_class(header_seconds: float) -> type[H11Protocol]:
@@ -26,8 +34,18 @@ def protocol_class(header_seconds: float) -> type[H11Protocol]:
         """Starts a timer with the connection and with each answer; a request stops it."""
 
         def connection_made(self, transport: Any) -> None:
+            transport.max_size = RECEIVE_BYTES
+            self._bytes = self._lines = 0
             super().connection_made(transport)
             self._wait_for_headers()
+
+        def data_received(self, data: bytes) -> None:
+            self._bytes += len(data)
+            self._lines += data.count(b"\r\n")  # two for each chunk, next to none in media
+            if self._lines / 2 > MAX_SMALL_CHUNKS + self._bytes / BYTES_PER_CHUNK:
+                self.transport.abort()
+                return
+            super().data_received(data)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._timer.cancel()
@@ -42,6 +60,7 @@ def protocol_class(header_seconds: float) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             self._timer.cancel()
+            self._bytes = self._lines = 0
             self._wait_for_headers()  # before super, which may begin with a pipelined request
             super().on_response_complete()
 
@@ -53,6 +72,47 @@ def protocol_class(header_seconds: float) -> type[H11Protocol]:
                 self.transport.close()
 
     return TimedProtocol
+
+
+def stream_protocol_class(slow_reader_seconds: float) -> type[WebSocketsSansIOProtocol]:
+    """uvicorn's WebSocket protocol that gives up a reader which takes nothing for this long.
+
+    What waits for it, up to two large frames, would otherwise stay in memory for as long as it
+    keeps the connection: closing waits until everything has been sent.
+    """
+
+    class ImpatientProtocol(WebSocketsSansIOProtocol):
+        """Watches what waits to be sent while that is too much."""
+
+        _watch: asyncio.TimerHandle | None = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._wait(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            self._stop_watching()
+            super().resume_writing()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_watching()
+            super().connection_lost(exc)
+
+        def _wait(self, unsent_bytes: int) -> None:
+            self._watch = self.loop.call_later(slow_reader_seconds, self._look, unsent_bytes)
+
+        def _look(self, unsent_bytes: int) -> None:
+            now = self.transport.get_write_buffer_size()
+            if now >= unsent_bytes:
+                self.transport.abort()
+            else:
+                self._wait(now)
+
+        def _stop_watching(self) -> None:
+            if self._watch is not None:
+                self._watch.cancel()
+
+    return ImpatientProtocol
 
 
 class AnnouncedServer(uvicorn.Server):
@@ -97,7 +157,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=protocol_class(settings.limits.header_seconds),
-        ws="websockets-sansio",
+        ws=stream_protocol_class(settings.limits.slow_reader_seconds),
         # The largest live frame, and room for one that is refused in words.
         ws_max_size=3 * settings.limits.max_live_pixels + 256 * 1024,
         # Frames hardly shrink, and a small message must not become a large one.

@@ -13,6 +13,7 @@ from server.errors import ApiError
 from server.live.window import LiveMode
 from server.live.wire import LiveFormat, frame_bytes
 from server.settings import Limits
+from server.wording import about_parameter
 
 MOST_IN_WORK = 8
 
@@ -87,7 +88,7 @@ def parse_options(given: dict[str, Any], limits: Limits) -> LiveOptions:
         name = ".".join(str(part) for part in first["loc"]) or "the options"
         sent = first.get("input")
         actual = str(sent)[:100] if isinstance(sent, str | int | float) else None
-        raise ApiError("bad_parameter", f"{name}: {first['msg']}", actual=actual) from None
+        raise ApiError("bad_parameter", about_parameter(first, name), actual=actual) from None
     width, height = options.width, options.height
     for what, found, limit in (
         ("the longer side", max(width, height), limits.max_video_side),

@@ -92,7 +92,7 @@ class LiveSession:
         try:
             waits: set[asyncio.Future[Any]] = {answering, self._ticket.outcome, *others}
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if answering in done or self._ticket.outcome in done:
+            if self._ticket.outcome in done or (answering in done and not answering.exception()):
                 # Results that it handed over before it failed, and why it ended, come apart.
                 both: set[asyncio.Future[Any]] = {answering, self._ticket.outcome}
                 await asyncio.wait(both, timeout=STOP_SECONDS)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -59,8 +59,14 @@ def run_live(
         Cancelled: HTTP hung up.
     """
     context.report({"engine": asdict(upscaler.info)})
-    decoder = JpegDecoder(options.width, options.height) if options.format == "jpeg" else None
-    with HttpLink(socket_path) as link, decoder or nullcontext():
+    with ExitStack() as stack:
+        try:
+            link = stack.enter_context(HttpLink(socket_path))
+        except OSError:  # the client left before the stream began
+            raise Cancelled from None
+        decoder = None
+        if options.format == "jpeg":
+            decoder = stack.enter_context(JpegDecoder(options.width, options.height))
         incoming = _Incoming(link, options, decoder)
         outgoing = _Outgoing(link, options)
         reader = threading.Thread(target=incoming.read, name="live-reader", daemon=True)

@@ -256,18 +256,27 @@ async function follow(id, signal) {
         await once(media, "sourceopen");
         buffer = media.addSourceBuffer(type);
         await feed(buffer, `/jobs/${id}/stream/init.mp4`, film, signal);
-        film.hidden = false;
-        $("preview").hidden = true;
-        film.play().catch(() => { /* it has controls */ });
       }
       const parts = list.split("\n").filter((line) => line && !line.startsWith("#"));
-      for (; shown < parts.length; shown += 1) await feed(buffer, `/jobs/${id}/${parts[shown]}`, film, signal);
+      for (; shown < parts.length; shown += 1) {
+        const edge = bufferedEnd(film);
+        await feed(buffer, `/jobs/${id}/${parts[shown]}`, film, signal);
+        // On a busy machine the clock can run on after the last frame: go back to where it was.
+        if (film.currentTime > bufferedEnd(film)) film.currentTime = edge;
+        if (shown === 0) {
+          film.hidden = false;
+          $("preview").hidden = true;
+          film.play().catch(() => { /* it has controls */ });
+        }
+      }
       if (list.includes("#EXT-X-ENDLIST")) return;
     }
   } catch (error) {
     if (error.name !== "AbortError") film.hidden = true; // the preview goes on
   }
 }
+
+const bufferedEnd = ({ buffered }) => (buffered.length ? buffered.end(buffered.length - 1) : 0);
 
 async function feed(buffer, path, film, signal) {
   const answer = await fetch(path, { headers: headers(), signal });

@@ -361,8 +361,13 @@ async def _watch(worker: WorkerProcess, ticket: Ticket) -> ApiError | None:
                 return ApiError("timed_out", f"{why} and was stopped", limit=limit)
         wait = min((when for when, _, _ in due), default=None)
         timeout = None if wait is None else max(0.01, wait - loop.time())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ticket.cancel_requested.wait(), timeout)
+        # Not wait_for: on 3.11 it swallows its own cancellation when the event is set just then,
+        # and this would kill the worker ten seconds later, in the middle of another ticket.
+        asked = asyncio.ensure_future(ticket.cancel_requested.wait())
+        try:
+            await asyncio.wait({asked}, timeout=timeout)
+        finally:
+            asked.cancel()
     await worker.cancel()
     await asyncio.sleep(CANCEL_SECONDS)
     worker.kill()

@@ -49,6 +49,11 @@ def wait_for(task: Message, context: TaskContext) -> Message:
     return {"pid": os.getpid()}
 
 
+def check(task: Message, context: TaskContext) -> Message:
+    context.raise_if_cancelled()
+    return {}
+
+
 def fail(task: Message, context: TaskContext) -> Message:
     raise TaskFailed({"code": "unusable_media", "message": "no", "limit": 1, "actual": 2})
 
@@ -64,6 +69,7 @@ TASKS = {
     "picture": hang,
     "obey": obey,
     "wait_for": wait_for,
+    "check": check,
     "fail": fail,
     "bug": bug,
 }

@@ -41,6 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SR_MAX_LIVE_STREAMS": "2",
         "SR_LIVE_STREAMS_PER_KEY": "1",
         "SR_REQUESTS_PER_SECOND": "1000",
+        "SR_SLOW_READER_SECONDS": "3",
         "SR_REQUEST_BURST": "1000",
     }
     with live_server(folder, **settings) as running:
@@ -302,6 +303,21 @@ def test_a_client_that_leaves_frees_its_worker_and_leaves_nothing(server: LiveSe
     children = psutil.Process(server.process.pid).children(recursive=True)
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     assert not [child for child in alive if "server.live.jpeg_child" in child.cmdline()]
+
+
+def test_a_client_that_takes_nothing_is_given_up(server: LiveServer) -> None:
+    query = "width=32&height=32&format=rgb24&answer=rgb24&mode=lossless"
+    frames = [noise(1, 32, 32)[0].tobytes()] * 2000  # 98 MB of answers: more than sockets hold
+    with open_stream(server, query) as stream, server.client() as client:
+        sender = threading.Thread(target=send_all, args=(stream, *frames))
+        sender.start()
+        open_now = "sr_live_streams 1.0"
+        headers = {"X-API-Key": "k-one"}
+        shown = lambda: client.get("/metrics", headers=headers).text  # noqa: E731
+        wait_until(lambda: open_now in shown(), "an open stream")
+        wait_until(lambda: open_now not in shown(), "a stream that was given up")
+        stream.socket.close()
+        sender.join()
 
 
 def test_a_worker_that_dies_ends_its_stream_and_the_next_one_works(server: LiveServer) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from server.errors import ApiError
-from server.workers.pool import PoolOptions, WorkerPool
+from server.workers.pool import PoolOptions, WorkerPool, _watch
+from server.workers.process import WorkerProcess
 from server.workers.ticket import Ticket, TicketCancelled
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -215,6 +216,39 @@ def test_a_worker_that_dies_at_start_is_tried_again_with_back_off() -> None:
         async with running_pool(configs=[{"dies_at_start": True}]) as pool:
             await until(lambda: pool.slots[0].failures >= 2)
             assert not pool.is_ready
+
+    run(test)
+
+
+def test_a_cancel_that_comes_too_late_does_not_end_the_next_task() -> None:
+    async def test() -> None:
+        worker = await WorkerProcess.start(COMMAND, {})
+        try:
+            await worker.wait_ready(lambda _: None)
+            for _ in range(3):
+                await worker.run({"kind": "echo", "say": 1}, lambda _: None)
+                await worker.cancel()
+                assert (await worker.run({"kind": "check"}, lambda _: None))["event"] == "done"
+        finally:
+            await worker.close()
+
+    run(test)
+
+
+def test_a_ticket_that_is_cancelled_as_it_ends_leaves_its_worker_alone() -> None:
+    class Untouched(WorkerProcess):
+        def __init__(self) -> None:
+            pass  # nothing of it may be used
+
+    async def test() -> None:
+        ticket = Ticket("picture", {})
+        watch = asyncio.create_task(_watch(Untouched(), ticket))
+        await asyncio.sleep(0)
+        ticket.cancel_requested.set()
+        await asyncio.sleep(0)  # its wait is over, but it does not know yet
+        watch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watch
 
     run(test)
 
