@@ -40,6 +40,8 @@ import importlib.util, os, shutil, sys
 unwanted = [n for n in ("torch", "trainer", "pip", "pytest") if importlib.util.find_spec(n)]
 unwanted += [n for n in ("cc", "gcc", "g++", "nvcc") if shutil.which(n)]
 assert not unwanted, f"not wanted in the image: {unwanted}"
+kernels = os.path.dirname(importlib.util.find_spec("engine.kernels").origin)
+assert os.path.exists(f"{kernels}/winograd.so"), "the C kernel was not compiled"
 assert (os.getuid(), os.getgid()) == (10001, 10001), "it does not run as 10001:10001"
 for folder in ("/", "/opt/sr", "/models", "/etc"):
     try:

@@ -35,7 +35,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && if [ $# -gt 0 ]; then \
       /opt/sr/bin/pip install --no-compile --constraint constraints.txt "$@" \
       && /opt/sr/bin/pip install --no-compile --no-index --find-links /wheels pycuda; fi
-COPY pyproject.toml README.md LICENSE NOTICE ./
+# For the C kernel of the winograd backend, which is compiled when the wheel is made.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY engine engine
 COPY server server
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -15,7 +15,7 @@ WORKDIR /source
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/sr/bin/pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
       "torch==$TORCH"
-COPY constraints.txt pyproject.toml README.md LICENSE NOTICE ./
+COPY constraints.txt pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY engine engine
 COPY server server
 COPY trainer trainer
