@@ -12,7 +12,7 @@ SMOKE := --iterations 300 --batch 8 --patch 24 --validation-pictures 2 --evaluat
 RUN ?= runs/$(notdir $(patsubst %/,%,$(or $(DATA),$(SMALL))))
 SM ?= 75
 
-.PHONY: help setup demo test check lint test-gpu train ablations export plan serve bench \
+.PHONY: help setup demo test check cluster-check lint test-gpu train ablations export plan serve bench \
 	docker-check deploy load soak reliability reliability-short fuzz sbom audit clean force
 
 help:  ## This list
@@ -40,7 +40,15 @@ demo: $(VENV)/.serve  ## Upscale the bundled clip on this CPU and compare it wit
 test: setup check  ## Set up, lint and run all tests
 
 check: lint  ## Lint and run all tests in the environment that is there
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not cluster"
+
+# Ray is 80 MB and 40 packages that nothing else needs.
+$(VENV)/.cluster: $(VENV)/.dev
+	$(PIP) --editable '.[cluster]'
+	@touch $@
+
+cluster-check: $(VENV)/.cluster  ## Start Ray nodes here, lose one, compare with one machine
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 lint:
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """Does a second node help? One video on a Ray cluster with one worker and with two, in one run.
 
-Starts Ray nodes on this machine, each of which is given half of its cores, and lets ``sr-upscale
---cluster`` run the same clip on one node and on both, in turns, so that what else the machine does
+Starts one and two Ray nodes on this machine, each with one worker of one thread, and lets
+``sr-upscale --cluster`` run the same clip on them, in turns, so that what else the machine does
 meets both alike. Counts from the first to the last segment that arrives, so that starting Ray is
 not part of it. Prints a table, then one line of JSON.
 
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rich.table import Table
 
 from bench.machine import git_commit
 from server.media.ledger import FILE_NAME
-from tests.cluster.nodes import Nodes, environment, two_nodes
+from tests.cluster.nodes import Nodes, environment, ray_nodes
 from tests.server.media.clips import Clip, write_clip
 
 SEGMENTS, SEGMENT_FRAMES = 8, 30
@@ -55,6 +56,7 @@ def write_source(path: Path, size: int) -> Path:
         width=size,
         height=size,
         frames=frames,
+        time_base=Fraction(1, 12800),
         pts=[n * 12800 // 3 for n in range(frames)],
         options={"g": str(SEGMENT_FRAMES), "sc_threshold": "0"},
     )
@@ -77,7 +79,7 @@ def run_once(nodes: Nodes, source: Path, target: Path, model: str) -> float:
     arrivals = watch(process, target.parent)
     _, said = process.communicate()
     if process.returncode or len(arrivals) < 2:
-        raise SystemExit(f"the run failed: {said}")
+        raise SystemExit(f"the run failed ({process.returncode}, {len(arrivals)} segments): {said}")
     first, last = arrivals[0], arrivals[-1]
     return (len(arrivals) - 1) * SEGMENT_FRAMES / (last - first)
 
@@ -108,9 +110,7 @@ def measure(chosen: Arguments) -> dict[str, Any]:
                 place = folder / f"{number}-{workers}"
                 place.mkdir()
                 # One CPU per node: a maker takes one, so that nodes are workers.
-                with two_nodes(place, cpus=1) as nodes:
-                    if workers == 1:
-                        nodes.other.kill()
+                with ray_nodes(place, workers, cpus=1) as nodes:
                     target = place / "a.mp4"
                     found[workers].append(run_once(nodes, source, target, chosen.model))
     medians = {workers: statistics.median(values) for workers, values in found.items()}

@@ -52,35 +52,35 @@ class Node:
 
 @dataclass
 class Nodes:
-    """A cluster of a head and one more node."""
+    """A cluster of a head and others."""
 
     address: str
-    head: Node
-    other: Node
+    each: list[Node]
+    """The head first."""
 
 
 @contextmanager
-def two_nodes(folder: Path, cpus: int = 2) -> Iterator[Nodes]:
-    """Starts both, each said to have ``cpus``; no process of theirs is left at the end."""
-    ports = free_ports(10)
+def ray_nodes(folder: Path, count: int = 2, cpus: int = 2) -> Iterator[Nodes]:
+    """Starts ``count``, each said to have ``cpus``; no process of theirs is left at the end."""
+    ports = free_ports(2 + 4 * count)
     address = f"127.0.0.1:{ports[0]}"
     # The name of a socket in there has at most 107 characters.
     temporary = Path("/tmp") / f"ray-{os.getpid()}"
-    head = ["--head", f"--port={ports[0]}", f"--ray-client-server-port={ports[9]}"]
+    head = ["--head", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
     head += [f"--temp-dir={temporary}", "--include-dashboard=false"]
     with ExitStack() as stack:
         stack.callback(_remove, temporary)
         nodes = []
-        for options in (head, [f"--address={address}"]):
+        for options in (head, *[[f"--address={address}"]] * (count - 1)):
             node = _start(
                 [*options, f"--num-cpus={cpus}"],
-                ports[1 + 4 * len(nodes) :],
+                ports[2 + 4 * len(nodes) :],
                 folder / f"node{len(nodes)}.log",
             )
             stack.callback(node.kill)
             nodes.append(node)
             wait_until(node.is_up, "a Ray node", 3 * DEADLINE_SECONDS)
-        yield Nodes(address, *nodes)
+        yield Nodes(address, nodes)
     assert [each.pid for each in psutil.process_iter() if _belongs(each, temporary)] == []
 
 
