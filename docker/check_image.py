@@ -53,6 +53,9 @@ for folder in ("/cache", "/data", "/tmp"):
     open(f"{folder}/probe", "w").close()
 """
 
+CPU_BACKEND = "winograd"
+"""What ``auto`` takes without a GPU: the C kernel that was compiled into the image."""
+
 RTX_PLAN = ("build", "--backend", "tensorrt_rtx", "--sm", "75", "--model", "fast")
 """Arguments of sr-engine: the plan of a T4, built without a GPU."""
 
@@ -273,6 +276,8 @@ def check(given: argparse.Namespace) -> list[str]:
         check_refusals(tag)
     with running(tag, given.weights) as (container, url):
         seen.append(wait_until_ready(container, url))
+        if not seen[-1].startswith(CPU_BACKEND):
+            raise Failed(f"without a GPU, auto takes {seen[-1]}, not {CPU_BACKEND}")
         key = re.search(r"^open http://.*#key=(\S+)", podman("logs", container).stdout, re.M)
         if key is None:
             raise Failed("the log does not start with the link and its key")
