@@ -41,6 +41,7 @@ def requests(png: bytes) -> dict[str, bytes]:
         "a chunk of no number": chunked + b"zz\r\nhello\r\n0\r\n\r\n",
         "a chunk of 2^66 bytes": chunked + b"40000000000000000\r\nhello\r\n",
         "one byte a chunk": chunked + dribble,
+        "a million chunks of one byte": chunked + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n",
         "compressed": _sized(b"Content-Encoding: gzip\r\n", b"\x1f\x8b\x08" + bytes(40)),
         "no boundary": _sized(b"Content-Type: multipart/form-data\r\n", png),
         "a boundary of 300 bytes": _sized(
@@ -86,6 +87,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "a chunk of no number": ("400", "closed"),
     "a chunk of 2^66 bytes": ("408", "413"),
     "one byte a chunk": ("200",),
+    "a million chunks of one byte": ("closed", "408"),
     "compressed": ("415",),
     "no boundary": ("400",),
     "a boundary of 300 bytes": ("400",),
