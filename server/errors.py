@@ -16,6 +16,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from server.wording import about_parameter
+
 STATUS_OF_CODE: dict[str, int] = {
     "bad_parameter": 400,
     "bad_request": 400,
@@ -169,7 +171,7 @@ def from_validation(error: RequestValidationError) -> ApiError:
     name = ".".join(str(part) for part in first["loc"][1:]) or "the request"
     sent = first.get("input")
     actual = str(sent)[:100] if isinstance(sent, str | int | float) else None
-    return ApiError("bad_parameter", f"{name}: {first['msg']}", actual=actual)
+    return ApiError("bad_parameter", about_parameter(first, name), actual=actual)
 
 
 def request_id_of(request: Request) -> str:

@@ -18,6 +18,10 @@ request_id_variable: contextvars.ContextVar[str] = contextvars.ContextVar("reque
 LOGGER = "server"
 
 
+class AlreadyLogged(Exception):
+    """Ends a response abnormally; the log has the reason, and uvicorn need not tell it again."""
+
+
 class JsonFormatter(logging.Formatter):
     """``{"time", "level", "event", "request_id", …}``; extra fields come from ``log_event``."""
 
@@ -47,10 +51,15 @@ def log_bug(event: str, **fields: object) -> None:
     logging.getLogger(LOGGER).error(event, exc_info=True, extra={"fields": fields})
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], AlreadyLogged))
+
+
 def configure_logs(stream: TextIO | None = None) -> None:
     """Sends the logs of the server and of uvicorn to ``stream`` (standard error) as JSON lines."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_is_news)
     for name in (LOGGER, "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

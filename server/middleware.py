@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import host_is_allowed, origin_is_ours
 from server.errors import ApiError, error_response, stopping
-from server.logs import log_bug, log_event, request_id_variable
+from server.logs import AlreadyLogged, log_bug, log_event, request_id_variable
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -86,12 +86,16 @@ class RequestMiddleware:
                 exchange.give_body_up()
                 await self._refuse(stopping(), scope, exchange)
             raise
-        except Exception as error:  # the outermost edge of a request
-            if not isinstance(error, ApiError):
-                scope["error_code"] = "internal"
+        except Exception as failure:  # the outermost edge of a request
+            # After the 200 Starlette wraps what it has a handler for.
+            error = failure.__cause__ if isinstance(failure.__cause__, ApiError) else failure
+            scope["error_code"] = error.code if isinstance(error, ApiError) else "internal"
+            if isinstance(error, ApiError):
+                log_event("cut_short", logging.WARNING, code=error.code, problem=error.message)
+            else:
                 log_bug("request_failed", path=scope.get("path"))
             if scope["type"] == "websocket" or exchange.status:
-                raise
+                raise AlreadyLogged from None
             bug = ApiError("internal", "the server failed at this; the log has the request's id")
             await self._refuse(bug, scope, exchange)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import ApiError
 from server.workers.ticket import TicketCancelled
@@ -70,9 +70,18 @@ class StreamResponse(Response):
             async for chunk in self._chunks:
                 self._on_wait(True)
                 body = {"type": "http.response.body", "body": chunk, "more_body": True}
-                await asyncio.wait_for(send(body), self._slow_reader_seconds)
+                await self._send_in_time(send, body)
                 self._on_wait(False)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_in_time(self, send: Send, body: Message) -> None:
+        limit = self._slow_reader_seconds
+        try:
+            await asyncio.wait_for(send(body), limit)
+        except TimeoutError:
+            raise ApiError(
+                "too_slow", "the client read nothing for too long", limit=limit
+            ) from None
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -2,7 +2,7 @@
 
 ``python -m tests.server.gated_server … FRAME FOLDER``; its workers are this module, too. A worker
 counts its frames in FOLDER/frames, the first one of its own included; before number FRAME it makes
-FOLDER/reached and waits for a writer of the FIFO FOLDER/gate.
+FOLDER/reached and waits for a writer of the FIFO FOLDER/gate, who may write ``fault`` or ``bug``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.backends.base import Lane, LaneSpec
 from engine.backends.nearest import NearestBackend, NearestLane
+from engine.errors import EngineFault
 from engine.frames import Frame
 from server import __main__ as product
 from server.app import create_app
@@ -37,7 +38,11 @@ class GatedBackend(NearestBackend):
         self.frames += 1
         if self.frames == self.at_frame:
             (self.folder / "reached").touch()
-            (self.folder / "gate").read_bytes()
+            match (self.folder / "gate").read_bytes():
+                case b"fault":
+                    raise EngineFault("an illegal memory access was encountered (700)")
+                case b"bug":
+                    raise RuntimeError("a bug of ours")
         (self.folder / "frames").write_text(str(self.frames))
 
 

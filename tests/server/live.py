@@ -20,7 +20,7 @@ import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 90.0
 
 
 @dataclass

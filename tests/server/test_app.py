@@ -24,7 +24,7 @@ LIMITS = {
     "SR_MAX_PICTURE_SIDE": "100",
     "SR_MAX_VIDEO_BYTES": "1000000",
     "SR_MAX_VIDEO_FRAMES": "41",
-    "SR_HEADER_SECONDS": "0.5",
+    "SR_HEADER_SECONDS": "2",
     "SR_BODY_IDLE_SECONDS": "0.5",
 }
 
@@ -96,22 +96,56 @@ def test_format_and_height_are_obeyed(client: httpx.Client) -> None:
     assert pixels_of(answer.content).shape == (32, 32, 3)
 
 
+BAD_QUERIES = {
+    "bogus=1": "bogus is no parameter here; /docs lists those there are",
+    "quality=101": "quality must be at most 100, not '101'",
+    "quality=-1": "quality must be at least 0, not '-1'",
+    "quality=best": "quality takes a whole number, not 'best'",
+    "quality=1.5": "quality takes a whole number, not '1.5'",
+    "size=4by4": "size must be WIDTHxHEIGHT, e.g. 3840x2160, not '4by4'",
+    "model=../secret": "model takes fast, balanced or quality, not '../secret'",
+    "format=gif": "format takes png, jpeg, webp, mp4, mov or mkv, not 'gif'",
+    "format=mp4": "format: a picture can become png, jpeg, webp",
+    "codec=lib/x264": "codec cannot be 'lib/x264'; see /docs for what it takes",
+    "codec=libx264": "codec means nothing for a picture",
+    "best=maybe": "best takes true or false, not 'maybe'",
+    "height=32&size=32x32": "give height or size, not both",
+}
+
+
+@pytest.mark.parametrize(("query", "message"), BAD_QUERIES.items(), ids=BAD_QUERIES)
+def test_a_bad_parameter_is_named_with_what_was_found(
+    client: httpx.Client, query: str, message: str
+) -> None:
+    answer = client.post(f"/upscale?{query}", content=png())
+    assert answer.json()["error"]["message"] == message
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_parameter")
+
+
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("method", "path", "headers", "message"),
     [
-        ("bogus=1", "bogus"),
-        ("quality=101", "quality"),
-        ("size=4by4", "size"),
-        ("model=../secret", "model"),
-        ("format=mp4", "format"),
-        ("codec=libx264", "codec"),
-        ("height=32&size=32x32", "height"),
-        ("height=9999", "x4"),
+        ("GET", "/jobs?count=0", {}, "count must be at least 1, not '0'"),
+        ("GET", "/jobs?count=all", {}, "count takes a whole number, not 'all'"),
+        ("POST", "/jobs?dry_run=maybe", {}, "dry_run takes true or false, not 'maybe'"),
+        (
+            "POST",
+            "/jobs",
+            {"Idempotency-Key": "k" * 201},
+            "idempotency-key must be at most 200 characters long, not 201",
+        ),
     ],
 )
-def test_a_bad_parameter_is_named(client: httpx.Client, query: str, named: str) -> None:
-    error = error_of(client.post(f"/upscale?{query}", content=png()), 400, "bad_parameter")
-    assert named in error["message"]
+def test_other_routes_say_it_the_same_way(
+    client: httpx.Client, method: str, path: str, headers: dict[str, str], message: str
+) -> None:
+    error = error_of(client.request(method, path, headers=headers), 400, "bad_parameter")
+    assert error["message"] == message
+
+
+def test_a_size_that_is_no_size_for_this_picture_is_named(client: httpx.Client) -> None:
+    error = error_of(client.post("/upscale?height=9999", content=png()), 400, "bad_parameter")
+    assert "x4" in error["message"]
 
 
 @pytest.mark.parametrize(
