@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from engine.errors import EngineError
 
 LOCAL = "local"
 """The address of a cluster that is only this machine and ends with its user."""
+_REACHABLE_SECONDS = 5.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour to come; without it Ray warns
@@ -52,6 +54,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _check_reachable(address)
     with _own_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Ray and gRPC say about themselves while starting
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -64,15 +67,28 @@ def connected(address: str) -> Iterator[Any]:
         # Ray raises bare ones, too, for a node that does not start in time.
         except Exception as error:
             ray.shutdown()
-            first = str(error).strip().splitlines()[:1]
-            raise ClusterError(
-                f"There is no Ray cluster at {address!r} ({' '.join(first)[:200]}); "
-                "start one with `ray start --head`."
-            ) from None
+            raise _nobody(address, " ".join(str(error).strip().splitlines()[:1])) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises ClusterError where nobody listens, which Ray would look at for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHABLE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, str(error)) from None
+
+
+def _nobody(address: str, why: str) -> ClusterError:
+    return ClusterError(
+        f"There is no Ray cluster at {address!r} ({why[:200]}); start one with `ray start --head`."
+    )
 
 
 @contextmanager

@@ -215,6 +215,8 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_one_sente
             closed.append(True)
 
     monkeypatch.setitem(sys.modules, "ray", Nowhere())
-    with pytest.raises(ClusterError, match=r"no Ray cluster at 'host:1' \(nobody answers\)"):
-        connected("host:1").__enter__()
+    with pytest.raises(ClusterError, match=r"no Ray cluster at 'auto' \(nobody answers\)"):
+        connected("auto").__enter__()
+    with pytest.raises(ClusterError, match=r"no Ray cluster at '127.0.0.1:1' \(.*refused"):
+        connected("127.0.0.1:1").__enter__()
     assert closed
