@@ -159,4 +159,16 @@ def _warnings(facts: Facts, short: int) -> list[str]:
         (count, f"{count} packets of stream {index} are too damaged to be copied")
         for index, count in facts.encoded.damaged.items()
     ]
+    found += [
+        (count, f"the times of {count} packets of stream {index} went back and were moved on")
+        for index, count in facts.encoded.moved.items()
+    ]
+    found += [
+        (
+            seconds > 0,
+            f"the first packets of stream {index} begin up to {float(seconds):.3f} s later, at 0: "
+            "Matroska holds no time before it",
+        )
+        for index, seconds in facts.encoded.raised.items()
+    ]
     return [text for condition, text in found if condition]

@@ -85,6 +85,10 @@ class EncodeSummary:
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     damaged: Mapping[int, int] = field(default_factory=dict)
     """Stream of the source -> packets that were too damaged to be copied."""
+    moved: Mapping[int, int] = field(default_factory=dict)
+    """Stream of the source -> packets whose time went back and was moved to the next free one."""
+    raised: Mapping[int, Fraction] = field(default_factory=dict)
+    """Stream of the source -> how far, in seconds, its first packets were moved up to zero."""
     packet_pts: tuple[int, ...] = ()
     """Of a segment: the pts of its packets in decoding order."""
 
@@ -241,6 +245,8 @@ def _summary(message: Message) -> EncodeSummary:
         shift_seconds=Fraction(message["shift_seconds"]),
         stages=message["stages"],
         damaged=dict(message["damaged"]),
+        moved=dict(message["moved"]),
+        raised={index: Fraction(seconds) for index, seconds in message["raised"]},
         packet_pts=tuple(message["packet_pts"]),
     )
 

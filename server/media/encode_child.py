@@ -247,6 +247,8 @@ def _done(frames: int, tally: _Tally, side: SideStreams, timings: Timings) -> Me
         "packet_pts": tally.packet_pts if side.source is None else [],
         "side_packets": side.packets,
         "damaged": list(side.damaged.items()),
+        "moved": list(side.moved.items()),
+        "raised": [(index, str(seconds)) for index, seconds in side.raised.items()],
         "shift_seconds": str(max(-tally.lowest_seconds, 0)),
         "stages": {
             "convert": percentiles(timings.convert_ms),

@@ -36,6 +36,7 @@ _MAX_STEP = 2**31 - 1
 """Ticks from one packet to the next that MP4 can write."""
 _OWN_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
+    | {"software", "bps", "number_of_frames", "number_of_bytes"}
 )
 """Tags that describe the old file rather than its content."""
 
@@ -65,6 +66,10 @@ class SideStreams:
     packets: int = 0
     damaged: dict[int, int] = field(default_factory=dict)
     """Stream -> packets that no muxer takes."""
+    moved: dict[int, int] = field(default_factory=dict)
+    """Stream -> packets whose time went back and is now the next free one."""
+    raised: dict[int, Fraction] = field(default_factory=dict)
+    """Stream -> how far, in seconds, its first packets were moved up to zero."""
     _targets: dict[int, Stream] = field(default_factory=dict)
     _next_dts: dict[int, int] = field(default_factory=dict)
     _waiting: Packet[Stream] | None = None
@@ -77,12 +82,18 @@ class SideStreams:
         for stream in self.source.streams:
             if stream.index != self.video_index:
                 self._declare_stream(stream)
-        self.output.metadata.update(_content_tags(self.source.metadata))
+        tags = _content_tags(self.source.metadata)
+        self.output.metadata.update(tags)
+        self._list_lost_tags(tags, {})
         self._declare_chapters(self.source.chapters())
         if self._targets:
             chosen = [self.source.streams[index] for index in self._targets]
-            sounds = AdtsSounds(self._adts_targets(chosen), self._lose)
+            headed = self._adts_targets(chosen)
+            sounds = AdtsSounds(headed, self._lose)
             self._packets = sounds.bare(iter(self.source.demux(*chosen)))
+            for entry in self.copied:
+                if entry.get("index") in headed:
+                    entry["changed"] = "the ADTS header of every packet is left out"
 
     def _adts_targets(self, chosen: list[Stream]) -> dict[int, Stream]:
         return {
@@ -101,6 +112,7 @@ class SideStreams:
         target = _add(self.output, stream)
         if stream.type != "attachment":
             self._targets[stream.index] = target
+            self._list_lost_tags(_content_tags(stream.metadata), {"index": stream.index})
 
     def _why_not(self, stream: Stream) -> str | None:
         if stream.type == "video":
@@ -118,6 +130,14 @@ class SideStreams:
         if not _fits(stream, self.muxer):
             return f"{self.muxer} cannot hold {codec_name(stream)}; use mkv"
         return None
+
+    def _list_lost_tags(self, tags: dict[str, str], of: dict[str, Any]) -> None:
+        kept = _kept_tags(tags, self.muxer, of_stream=bool(of))
+        lost = sorted(name for name in tags if name.lower() not in kept)
+        if lost:
+            names = ", ".join(name[:40] for name in lost[:10])
+            reason = f"{self.muxer} cannot hold {names}; use mkv"
+            self.dropped.append({**of, "type": "tags", "count": len(lost), "reason": reason})
 
     def _declare_chapters(self, chapters: list[Chapter]) -> None:
         if not chapters:
@@ -167,7 +187,7 @@ class SideStreams:
         if self.muxer == "matroska":
             # Matroska has no edit lists: left alone, the muxer would move all streams, the
             # picture too, to make the encoder delay of the sound positive.
-            packet.pts, packet.dts = max(packet.pts, 0), max(packet.dts, 0)
+            self._raise_to_zero(packet, base)
         index = packet.stream_index
         if not self._make_grow(packet, index):
             self._lose(index)
@@ -181,6 +201,13 @@ class SideStreams:
             self._lose(index)
             return
         self.packets += 1
+
+    def _raise_to_zero(self, packet: Packet[Stream], base: Fraction) -> None:
+        pts = packet.pts or 0
+        if pts < 0:
+            index = packet.stream_index
+            self.raised[index] = max(-pts * base, self.raised.get(index, Fraction(0)))
+        packet.pts, packet.dts = max(pts, 0), max(packet.dts or 0, 0)
 
     def _lose(self, index: int) -> None:
         self.damaged[index] = self.damaged.get(index, 0) + 1
@@ -203,6 +230,7 @@ class SideStreams:
             packet.pts = max(_nearest((packet.pts or 0) * scale), least)
             packet.dts = moment = least
             packet.time_base = clock
+            self.moved[index] = self.moved.get(index, 0) + 1
         # Matroska takes two packets at one moment; the others do not.
         self._next_dts[index] = moment + (self.muxer != "matroska")
         return True
@@ -278,11 +306,29 @@ _SILENCE_BYTES = 8 * 4 * 3
 """Whole samples of one, two, three, four and eight channels of one to four bytes."""
 
 
+def _kept_tags(tags: dict[str, str], muxer: str, *, of_stream: bool) -> set[str]:
+    """The names, in lower case, that a reader finds: asked by really writing them."""
+    if not tags or muxer == "matroska":
+        return {name.lower() for name in tags}
+    file = io.BytesIO()
+    with av.open(file, "w", format=muxer) as trial:
+        stream = trial.add_stream("mjpeg", rate=1)
+        stream.pix_fmt = "yuvj420p"
+        (stream if of_stream else trial).metadata.update(tags)
+        trial.start_encoding()
+        trial.mux(_silence(stream))  # a stream without a packet is not found again
+    file.seek(0)
+    with av.open(file, format="mov") as written:
+        found = written.streams[0].metadata if of_stream else written.metadata
+        # The title of a track comes back under its other name.
+        return {"title" if name == "name" else name.lower() for name in found}
+
+
 def _content_tags(metadata: dict[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in metadata.items()
-        if name.lower() not in _OWN_TAGS and not name.startswith("_STATISTICS")
+        if name.lower().partition("-")[0] not in _OWN_TAGS and not name.startswith("_STATISTICS")
     }
 
 
