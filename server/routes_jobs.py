@@ -254,6 +254,7 @@ async def _events(service: Service, job_id: str) -> AsyncIterator[bytes]:
             yield f"event: {name}\ndata: {view}\n\n".encode()
 
 
+@router.head("/jobs/{job_id}/result", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/result",
     summary="The finished video",

@@ -24,12 +24,14 @@ _PAGE_FILES = {
 }
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="The process answers")
 async def livez() -> dict[str, str]:
     """200 for as long as the event loop turns; never queued behind work."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     summary="Work can be sent here",

@@ -31,9 +31,12 @@ def test_a_better_quality_takes_more_bytes_and_every_codec_has_its_own(codec: st
 @pytest.mark.parametrize(
     ("codec", "quality", "measured"),
     [
-        ("libx264", 12, (0.122, 0.447)),
+        ("libx264", 12, (0.122, 0.455)),
         ("libx264", 18, (0.052, 0.180)),
         ("libx264", 30, (0.010, 0.024)),
+        ("libx265", 33, (0.007, 0.011)),
+        ("libsvtav1", 28, (0.033, 0.090)),
+        ("libsvtav1", 50, (0.005, 0.016)),
     ],
 )
 def test_what_was_measured_lies_in_the_range(

@@ -139,6 +139,17 @@ def test_a_range_of_a_result(
         assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{len(whole)}"
 
 
+def test_a_head_of_a_result_tells_its_size_and_sends_nothing(
+    client: httpx.Client, done_job: Json
+) -> None:
+    head = client.head(f"/jobs/{done_job['id']}/result")
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["Content-Length"]) == done_job["result_bytes"]
+    assert head.headers["Accept-Ranges"] == "bytes"
+    assert [client.head(path).status_code for path in ("/livez", "/readyz")] == [200, 200]
+    assert client.get("/livez").json() == {"status": "alive"}  # the connection is still good
+
+
 def test_the_same_key_gives_the_same_job_and_another_body_is_refused(
     client: httpx.Client, clip: bytes
 ) -> None:
@@ -175,8 +186,9 @@ def test_a_dry_run_estimates_and_keeps_nothing(
     before = sorted((server.data_dir / "jobs").iterdir())
     answer = client.post("/jobs?dry_run=1&height=512", content=clip)
     assert answer.status_code == 200
-    assert answer.json()["output"] == {"width": 512, "height": 512, "frames": 41}
-    assert answer.json()["estimated_bytes"] > 0
+    made = answer.json()
+    assert made["output"] == {"width": 512, "height": 512, "frames": 41, "codec": "libx264"}
+    assert made["estimated_bytes_least"] < made["estimated_bytes"] < made["estimated_bytes_most"]
     assert sorted((server.data_dir / "jobs").iterdir()) == before
 
 
@@ -223,6 +235,8 @@ def test_every_route_is_closed_without_a_key_and_jobs_are_only_their_owners(
                     for bad in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Basic abc"}):
                         status = client.request(method, url, headers=bad).status_code
                         assert (status == 401) != (path in public), (method, path, status)
+                    if method == "get" and not path.endswith("/events"):
+                        assert client.get(url, headers=first).status_code not in (401, 403), path
                     if "{job_id}" in path:
                         answer = client.request(method, url, headers=second)
                         assert answer.status_code == 404, (method, path)
