@@ -133,7 +133,8 @@ class SideStreams:
 
     def _list_lost_tags(self, tags: dict[str, str], of: dict[str, Any]) -> None:
         kept = _kept_tags(tags, self.muxer, of_stream=bool(of))
-        lost = sorted(name for name in tags if name.lower() not in kept)
+        said = {name for name, value in tags.items() if value != "und"}  # a language not known
+        lost = sorted(name for name in said if name.lower() not in kept)
         if lost:
             names = ", ".join(name[:40] for name in lost[:10])
             reason = f"{self.muxer} cannot hold {names}; use mkv"
