@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.load import TARGETS, judge, main
+from bench.load import TARGETS, judge, main, overall
 from bench.load_clients import slope_mb_per_minute
 
 GOOD: dict[str, Any] = {
@@ -38,6 +38,11 @@ def test_each_target_is_judged_at_its_limit_and_just_beyond() -> None:
 def test_times_are_not_judged_while_others_use_the_machine_but_counts_are() -> None:
     shared = {**GOOD, "others_cpu_share": 0.6}
     assert judge({**shared, "livez_p99_ms": 900.0})["livez_p99_ms"] == "not judged"
+    assert judge(shared)["livez_p99_ms"] == "kept"
+    assert judge(shared)["requests_against_litserve"] == "not judged"
+    assert overall(judge(shared)) == "not all judged"
+    assert overall(judge(GOOD)) == "kept"
+    assert overall(judge({**shared, "other_statuses": 1})) == "broken"
     assert judge({**shared, "other_statuses": 1})["other_statuses"] == "broken"
     assert judge({**shared, "memory_mb_per_minute": None})["memory_mb_per_minute"] == "not measured"
 
