@@ -29,8 +29,8 @@ _BITS = {
 """By the name of the format: the encoders of a GPU are taken to be like those of the CPU."""
 
 SPREAD = 2.5
-"""Of 100 results of four clips half were within a factor of 1.3 of the estimate, nine in ten within
-2.0, the worst at 2.52: content decides more than the codec does."""
+"""Of 96 results of four clips half were within a factor of 1.3 of the estimate, nine in ten within
+1.8, the worst at 2.52 (bench/results/result-size.json): content decides more than the codec."""
 
 _KEPT = 5
 
