@@ -6,11 +6,9 @@ caller can meet leaves as the fields of an ``ApiError``.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from engine.backends.base import Backend
-from engine.errors import EngineError, EngineFault, ModelError
+from engine.errors import ModelError
 from engine.frames import Bytes, Frame
 from engine.models import load_model
 from engine.selection import open_backend
@@ -31,7 +29,6 @@ from server.live.options import LiveOptions
 from server.live.work import run_live
 from server.manifest import Manifest
 from server.media.decode import DecodeOptions, Decoder
-from server.media.errors import Cancelled, CodecUnavailable, DiskFull, EncodeError, MediaError
 from server.media.limits import Limits
 from server.media.pictures import PictureLimits
 from server.picture_decoder import PictureDecoder
@@ -44,21 +41,20 @@ from server.workers import segment_tasks
 from server.workers.calibration import calibrate
 from server.workers.channel import Message
 from server.workers.child import (
-    TaskCancelled,
     TaskContext,
     TaskFailed,
     TaskFunction,
-    WorkerUnfit,
 )
+from server.workers.pipe import opened_pipe
 from server.workers.preview import PreviewingUpscaler
 from server.workers.reporting import ProgressReporter
+from server.workers.task_errors import typed
 
 MODELS_ON_REQUEST = ("fast", "balanced", "quality")
 """What the query ``model`` may name; a path never comes over HTTP."""
 
 _CHAIN = ("dataset_sha256", "checkpoint_sha256", "weights_sha256")
 """What a manifest tells of the weights; ONNX and plan are in its ``backend`` already."""
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}
 _TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime"}
 
@@ -90,15 +86,15 @@ class EngineTasks:
     def table(self) -> dict[str, TaskFunction]:
         """Task kind -> function."""
         return {
-            "picture": _typed(self.picture),
-            "video": _typed(self.video),
-            "live": _typed(self.live),
-            "job": _typed(self.job),
-            "plan": _typed(self.plan),
-            "segment": _typed(self.segment),
-            "join": _typed(self.join),
-            "probe": _typed(self.probe),
-            "calibrate": _typed(self.calibrate),
+            "picture": typed(self.picture),
+            "video": typed(self.video),
+            "live": typed(self.live),
+            "job": typed(self.job),
+            "plan": typed(self.plan),
+            "segment": typed(self.segment),
+            "join": typed(self.join),
+            "probe": typed(self.probe),
+            "calibrate": typed(self.calibrate),
         }
 
     def info(self) -> Message:
@@ -142,10 +138,10 @@ class EngineTasks:
 
     def video(self, task: Message, context: TaskContext) -> Message:
         """``source`` -> ``pipe``, a stream that ends where the work ends."""
-        with _opened_pipe(Path(task["pipe"])) as sink:
+        with opened_pipe(Path(task["pipe"])) as sink:
             manifest = upscale_video(
                 Path(task["source"]),
-                _PipeSink(sink),
+                sink,
                 self._watched(task, context),
                 self._video_options(task["options"], "video"),
                 ProgressReporter(context),
@@ -383,82 +379,9 @@ class _TimedUpscaler:
             self.seconds += time.perf_counter() - began
 
 
-@contextmanager
-def _opened_pipe(path: Path) -> Iterator[int]:
-    """The writing end of a named pipe. Raises Cancelled when its reader has left already."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENXIO):
-            raise Cancelled("Nobody reads this video any more.") from None
-        raise
-    try:
-        os.set_blocking(descriptor, True)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-class _PipeSink:
-    """Writes all bytes into a pipe; its reader's end means that nobody wants them."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, data: bytes, /) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._descriptor, view) :]
-            except BrokenPipeError:
-                raise Cancelled from None
-
-
 def _result_file(path: Path, container: str) -> Message:
     return {
         "result_name": path.name,
         "result_bytes": path.stat().st_size,
         "result_type": _TYPES[container],
     }
-
-
-def _typed(function: TaskFunction) -> TaskFunction:
-    """``function`` with every expected error turned into what the caller is told."""
-
-    def run(task: Message, context: TaskContext) -> Message:
-        with _errors_as_details():
-            return function(task, context)
-
-    return run
-
-
-@contextmanager
-def _errors_as_details() -> Iterator[None]:
-    try:
-        yield
-    except Cancelled:
-        raise TaskCancelled from None
-    except MediaError as error:
-        raise TaskFailed(
-            {
-                "code": error.code,
-                "status": 400 if error.code == "bad_parameter" else error.status,
-                "message": error.message,
-                "limit": error.limit,
-                "actual": error.actual,
-            }
-        ) from error
-    except CodecUnavailable as error:
-        raise TaskFailed({"code": "bad_parameter", "message": str(error)}) from error
-    except DiskFull as error:
-        raise TaskFailed({"code": "disk_full", "message": str(error)}) from error
-    except EngineFault as error:
-        # A device that failed once may go on to fail, or worse, to lie: it gets a new process.
-        raise WorkerUnfit({"code": "engine_failed", "message": str(error)}) from error
-    except (EncodeError, EngineError) as error:
-        raise TaskFailed({"code": "engine_failed", "message": str(error)}) from error
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        message = "the disk is full; try again when jobs have been deleted"
-        raise TaskFailed({"code": "disk_full", "message": message}) from error
