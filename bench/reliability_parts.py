@@ -250,7 +250,7 @@ TESTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "clean 507, 0",
         ("tests/reliability/test_disk.py",),
     ),
-    ("A client that leaves stops the work", "all", ("tests/server/test_app_leaving.py",)),
+    ("A client that leaves stops the work", "all", ("tests/server/test_app_streams.py",)),
     (
         "Every route is closed without a key, jobs are only their owner's",
         "all",
