@@ -2,7 +2,8 @@
 
 PyTorch runs as a person would write it: eager, FP32, NCHW, as many threads, from bytes to bytes
 (`torch`), and the network alone without any conversion (`bare`). The engine always
-runs from bytes to bytes, guard off, one frame in flight. Prints a table, then one line of JSON.
+runs from bytes to bytes, guard off, one frame in flight, on the backend that `auto` takes; ONNX
+Runtime runs beside it (`ort`). Prints a table, then one line of JSON.
 
     python bench/against_torch.py --sizes 256 512 --repeats 9 --require 2.5
 """
@@ -24,23 +25,26 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from engine.backends.base import LaneSpec
+from engine.backends.base import Lane, LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend, available_cores, processor_name
 from engine.command_line import parse_command_line
 from engine.export import load_network
 from engine.gate_frames import natural_frames
 from engine.models import load_model
 from engine.network import Network
+from engine.selection import BackendName, open_backend
 
 RUNS_PER_TURN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Compare the ONNX Runtime lane with PyTorch eager FP32."""
+    """Compare a lane of the engine with PyTorch eager FP32."""
 
     model: str = "fast"
     """A model name or the path of a weights file."""
+    backend: BackendName = "auto"
+    """Which backend is the engine; ONNX Runtime runs beside it anyway."""
     sizes: tuple[int, ...] = (256, 512)
     """Sides of the square input frames in pixels."""
     repeats: int = 9
@@ -56,10 +60,13 @@ class Row:
     """One size."""
 
     size: int
+    backend: str
     engine_ms: float
+    onnxruntime_ms: float
     torch_ms: float
     torch_network_only_ms: float
     ratio: float
+    ratio_of_onnxruntime: float
     ratio_to_network_only: float
     max_difference: int
 
@@ -95,21 +102,50 @@ def compare(options: Options, size: int, threads: int) -> Row:
     network = load_network(model)
     frame = next(pixels for _, pixels in natural_frames(size, size))
     x = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-    with OnnxRuntimeBackend(model, threads) as backend:
-        lane = backend.open_lanes(LaneSpec(size, size), 1)[0]
-
-        def engine() -> NDArray[np.uint8]:
-            lane.start(frame)
-            return lane.finish()
+    spec = LaneSpec(size, size)
+    with (
+        open_backend(
+            options.backend, options.model, threads=threads, allow_untrained=True
+        ) as backend,
+        OnnxRuntimeBackend(model, threads) as onnx_runtime,
+    ):
+        name = backend.info.name
+        (lane,), (other,) = backend.open_lanes(spec, 1), onnx_runtime.open_lanes(spec, 1)
 
         def network_only() -> torch.Tensor:
             with torch.inference_mode():
                 return network(x)
 
-        difference = np.abs(engine().astype(np.int16) - torch_bytes(network, frame))
-        contestants = [engine, lambda: torch_bytes(network, frame), network_only]
-        ours, theirs, bare = map(statistics.median, interleaved_ms(contestants, options.repeats))
-    return Row(size, ours, theirs, bare, theirs / ours, bare / ours, int(difference.max()))
+        difference = np.abs(one_frame(lane, frame).astype(np.int16) - torch_bytes(network, frame))
+        contestants = [
+            lambda: one_frame(lane, frame),
+            lambda: one_frame(other, frame),
+            lambda: torch_bytes(network, frame),
+            network_only,
+        ]
+        ours, ort, theirs, bare = map(
+            statistics.median, interleaved_ms(contestants, options.repeats)
+        )
+    return Row(
+        size=size,
+        backend=name,
+        engine_ms=ours,
+        onnxruntime_ms=ort,
+        torch_ms=theirs,
+        torch_network_only_ms=bare,
+        ratio=theirs / ours,
+        ratio_of_onnxruntime=theirs / ort,
+        ratio_to_network_only=bare / ours,
+        max_difference=int(difference.max()),
+    )
+
+
+def one_frame(lane: Lane, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame upscaled; it belongs to the lane."""
+    lane.start(frame)
+    result = lane.finish()
+    assert isinstance(result, np.ndarray)
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,14 +160,28 @@ def main(arguments: list[str] | None = None) -> int:
     threads = options.threads or available_cores()
     torch.set_num_threads(threads)
     rows = [compare(options, size, threads) for size in options.sizes]
-    table = Table("size", "engine ms", "torch ms", "bare ms", "times", "bare", "max diff")
+    table = Table(
+        "size",
+        "backend",
+        "engine ms",
+        "ort ms",
+        "torch ms",
+        "bare ms",
+        "times",
+        "ort times",
+        "bare",
+        "max diff",
+    )
     for row in rows:
         table.add_row(
             f"{row.size}x{row.size}",
+            row.backend,
             f"{row.engine_ms:.1f}",
+            f"{row.onnxruntime_ms:.1f}",
             f"{row.torch_ms:.1f}",
             f"{row.torch_network_only_ms:.1f}",
             f"{row.ratio:.2f}",
+            f"{row.ratio_of_onnxruntime:.2f}",
             f"{row.ratio_to_network_only:.2f}",
             str(row.max_difference),
         )

@@ -44,7 +44,8 @@ class BackendInfo:
     onnx_sha256: str = ""
     plan_sha256: str = ""
     halo: int = 17
-    """Input pixels around an output pixel that can change it: ``config.halo`` of the model."""
+    """Input pixels around an output pixel that can change it, if only by rounding: at least
+    ``config.halo`` of the model."""
     max_pixels: int = 1024 * 1024
     """Input pixels that a lane takes at most; larger frames go through in row strips."""
     detail: dict[str, str] = field(default_factory=dict)

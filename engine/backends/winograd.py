@@ -24,6 +24,13 @@ from engine.frames import Bytes, Frame, Nv12, check_frame, empty_frame
 from engine.graph import build_graph
 from engine.models import Model
 
+TILE = 4
+"""Side of a tile in pixels."""
+
+MAX_PIXELS = 4 * 1024 * 1024
+"""Larger frames go through in strips. More than elsewhere: what a layer keeps of a frame is a few
+rows, so that a lane is hardly more than its output."""
+
 
 class WinogradLane:
     """One frame in flight, with its own output memory."""
@@ -126,7 +133,9 @@ class WinogradBackend:
             device=f"{processor_name()} ({self._pool.threads} threads)",
             model=self._model.name,
             onnx_sha256=self._onnx_sha256,
-            halo=self._model.config.halo,
+            # Rounding spreads by a whole tile per layer, further than the convolutions reach.
+            halo=TILE * self._model.config.halo,
+            max_pixels=MAX_PIXELS,
             detail={
                 "reason": self._reason,
                 "threads": str(self._pool.threads),

@@ -187,7 +187,7 @@ def test_closing_the_backend_closes_its_lanes_with_frames_in_flight() -> None:
 
 def test_info_says_who_runs_what(backend: WinogradBackend) -> None:
     info = backend.info
-    assert (info.name, info.model, info.halo, info.precision) == ("winograd", "noisy", 6, "fp32")
+    assert (info.name, info.model, info.halo, info.precision) == ("winograd", "noisy", 24, "fp32")
     assert info.device.endswith("(2 threads)")
     assert info.detail["instructions"] == LEVELS[BEST]
     assert len(info.onnx_sha256) == 64
