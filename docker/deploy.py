@@ -85,16 +85,19 @@ def fill_context(weights: Path, chain: dict[str, object]) -> None:
 
 
 def build_command(tag: str, runtime: str) -> list[str]:
-    """``docker build``, or the build script of docker/check.sh where there is no Docker.
+    """``docker build``, or the build script of docker/check.sh: if it is named, or without Docker.
 
     Raises:
         DeployError: neither is there.
     """
     arguments = ["--build-arg", f"RUNTIME={runtime}", "--build-arg", f"MODEL=/models/{NAME}"]
-    if docker := shutil.which("docker"):
-        return [docker, "build", "-f", DOCKERFILE, *arguments, "-t", tag, "."]
     script = os.environ.get("DOCKER_BUILD_CHECK", BUILD_SCRIPT)
-    if os.access(ROOT / script, os.X_OK):
+    has_script = os.access(ROOT / script, os.X_OK)
+    docker = shutil.which("docker")
+    # A script that was named wins: the docker command may be there without its engine.
+    if docker and not (has_script and "DOCKER_BUILD_CHECK" in os.environ):
+        return [docker, "build", "-f", DOCKERFILE, *arguments, "-t", tag, "."]
+    if has_script:
         return [script, DOCKERFILE, ".", tag, *arguments]
     raise DeployError(f"neither docker nor {script} is here to build an image with")
 

@@ -90,7 +90,8 @@ def test_the_image_gets_the_weights_and_their_chain_and_nothing_stays_behind(
     assert not (project.folder / "build" / "deploy").exists()
 
 
-def test_without_docker_the_build_script_builds(project: Project) -> None:
+def test_a_build_script_that_is_named_builds_instead_of_docker(project: Project) -> None:
+    project.builder("docker")
     script = project.builder("build-script")
     assert project.deploy(DOCKER_BUILD_CHECK=script).returncode == 0
     assert project.command()[:4] == [script, "docker/server.Dockerfile", ".", "sr-server"]
