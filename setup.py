@@ -16,10 +16,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Distribution, Extension, setup
+from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
+
+import distutils.core  # isort: skip  (setuptools brings it on Python 3.12 and later)
 
 KERNELS = Path("engine", "kernels")
 FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-Wall", "-Wextra", "-Wno-psabi"]
@@ -92,7 +94,7 @@ class AnyPython(bdist_wheel):
 
 def build_requirements() -> list[str]:
     """A compiler, if pip is just asking what the build needs and there is none."""
-    asking = Distribution.__module__ == "setuptools.build_meta"
+    asking = distutils.core.Distribution.__module__ == "setuptools.build_meta"
     return ["ziglang"] if asking and not compiler() else []
 
 
