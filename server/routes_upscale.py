@@ -79,8 +79,7 @@ VIDEO_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-mat
 async def upscale(
     request: Request, query: UpscaleDependency, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
-    """A picture in, a picture out; a video in, the x4 video out while it is made.
-    """
+    """A picture in, a picture out; a video in, the x4 video out while it is made."""
     problem = overload(service)
     if problem is not None:
         raise problem
