@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{row.ratio_to_network_only:.2f}",
             str(row.max_difference),
         )
-    Console().print(table)
+    Console(width=110).print(table)
     slowest = min(row.ratio for row in rows)
     passed = options.require is None or slowest >= options.require
     proof = {
