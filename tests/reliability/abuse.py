@@ -87,7 +87,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "a chunk of no number": ("400", "closed"),
     "a chunk of 2^66 bytes": ("408", "413"),
     "one byte a chunk": ("200",),
-    "a million chunks of one byte": ("closed", "408"),
+    "a million chunks of one byte": ("closed", "408", "415"),
     "compressed": ("415",),
     "no boundary": ("400",),
     "a boundary of 300 bytes": ("400",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,9 @@ def test_a_full_disk_fails_the_job_with_507_frees_its_bytes_and_the_next_one_wor
             assert client.post("/upscale", content=png()).status_code == 200
 
 
+SEGMENT_RENAMED = re.compile(r"/segment-\w+\.mkv\.part -> ")
+
+
 class Recorder:
     """Every fsync and rename of this process, by the names of the files."""
 
@@ -118,7 +122,7 @@ def test_a_name_appears_only_after_its_bytes_are_on_the_disk(
         upscale_video(source, tmp_path / "b.mp4", upscaler)
     assert recorder.check() >= 5  # segments, the ledger and two results
     names = [name for _, name in recorder.steps]
-    first_segment = next(i for i, name in enumerate(names) if "segment-00000.mkv.part -> " in name)
+    first_segment = next(i for i, name in enumerate(names) if SEGMENT_RENAMED.search(name))
     entered = [i for i, name in enumerate(names) if name.endswith("/ledger.jsonl")]
     assert max(entered) > first_segment > min(entered)
 

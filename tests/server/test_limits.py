@@ -19,6 +19,7 @@ import pytest
 
 from server.access import add_key
 from server.app import create_app
+from server.errors import ApiError
 from server.jobs.model import Job
 from server.service import Service
 from server.settings import Limits, Settings
@@ -227,7 +228,7 @@ def test_a_reader_that_takes_nothing_is_cut_off() -> None:
 
     async def test() -> None:
         response = StreamResponse(chunks(), {}, "video/mp4", slow_reader_seconds=0.05)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ApiError, match="read nothing for too long"):
             await response({"type": "http"}, never, stuck)
 
     check(test)

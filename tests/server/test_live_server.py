@@ -7,9 +7,11 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -284,6 +286,10 @@ def test_who_may_open_a_stream(server: LiveServer, options: Json, status: int) -
     assert set(json.loads(refused.value.response.body)["error"]) >= {"code", "message"}
 
 
+def no_stream_is_open(client: httpx.Client) -> bool:
+    return "sr_live_streams 0.0" in client.get("/metrics").text
+
+
 def test_a_client_that_leaves_frees_its_worker_and_leaves_nothing(server: LiveServer) -> None:
     for abrupt in (True, False):
         with open_stream(server, "width=32&height=32&mode=lossless") as stream:
@@ -291,10 +297,11 @@ def test_a_client_that_leaves_frees_its_worker_and_leaves_nothing(server: LiveSe
             stream.send(jpeg(noise(1, 32, 32)[0]))
             if abrupt:
                 stream.socket.close()
+        with server.client(headers={"X-API-Key": "k-one"}) as client:
+            wait_until(partial(no_stream_is_open, client), "no stream open")
     with server.client(headers={"X-API-Key": "k-one"}) as client:
         idle = ["idle"] * 3
         wait_until(lambda: client.get("/readyz").json()["workers"] == idle, "idle workers")
-        wait_until(lambda: "sr_live_streams 0.0" in client.get("/metrics").text, "no stream open")
         text = client.get("/metrics").text
         assert client.get("/limits").json()["max_live_pixels"]["value"] == 1024
     assert 'sr_live_frames_total{outcome="answered"}' in text
