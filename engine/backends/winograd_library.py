@@ -22,9 +22,9 @@ LIBRARY = KERNELS / "winograd.so"
 LEVELS = {1: "baseline", 2: "x86-64-v2", 3: "x86-64-v3", 4: "x86-64-v4"}
 """What the library calls instruction sets."""
 
-TILES_PER_PHASE = 256
-"""Tiles of a layer between two meetings of the threads: fewer meet too often, more leave the
-cache (docs/adr/0004-winograd-on-the-cpu.md)."""
+TILES_PER_THREAD = 64
+"""Tiles that a thread has between two meetings of the threads: fewer meet too often, more leave
+the cache (docs/experiments.md, Winograd)."""
 
 
 class _Layer(ctypes.Structure):
@@ -129,7 +129,7 @@ class Plan:
         self, pool: Pool, spec: LaneSpec, layers: list[Layer], offset: tuple[float, float, float]
     ) -> None:
         columns, rows = -(-spec.width // 4), -(-spec.height // 4)
-        band = min(max(1, -(-TILES_PER_PHASE // columns)), rows)
+        band = min(-(-TILES_PER_THREAD * pool.threads // columns), rows)
         shape = _Shape(spec.height, spec.width, spec.format == "nv12", band, offset)
         entries = (_Layer * len(layers))(*(_entry(layer) for layer in layers))
         self.pointer = pool.library.c.sr_plan_open(shape, entries, len(layers), pool.threads)

@@ -163,8 +163,9 @@ struct place {
     int tile_row, column;  /* column in pixels */
 };
 
-INLINE struct place place_of(const struct sr_plan *plan, int top, int tile) {
-    return (struct place){top + tile / plan->tile_columns, tile % plan->tile_columns * SR_TILE};
+INLINE struct place place_of(const struct sr_area *area, int tile) {
+    return (struct place){area->top + tile / area->columns,
+                          (area->left + tile % area->columns) * SR_TILE};
 }
 
 /* The first pixel of a tile. */
@@ -279,9 +280,9 @@ static void from_bytes(const struct sr_plan *plan, struct place at) {
     }
 }
 
-INLINE void transform(const struct sr_plan *plan, const struct sr_buffer *input, int top, int first, int count, size_t channels, float *out) {
+INLINE void transform(const struct sr_plan *plan, const struct sr_buffer *input, const struct sr_area *area, int first, int count, size_t channels, float *out) {
     for (int t = 0; t < count; t++, out += SR_LANES) {
-        struct place at = place_of(plan, top, first + t);
+        struct place at = place_of(area, first + t);
         const float *rows[SR_PATCH];
         size_t column = (size_t)at.column * channels;
         for (int y = 0; y < SR_PATCH; y++) {
@@ -297,26 +298,26 @@ INLINE void transform(const struct sr_plan *plan, const struct sr_buffer *input,
     }
 }
 
-void SR_WORK(const struct sr_plan *plan, int number, int top, int first, int count, float *scratch) {
+void SR_WORK(const struct sr_plan *plan, int number, const struct sr_area *area, int first, int count, float *scratch) {
     const struct sr_layer *layer = plan->layers + number;
     if (number == 0) {
-        for (int t = 0; t < count; t++) from_bytes(plan, place_of(plan, top, first + t));
+        for (int t = 0; t < count; t++) from_bytes(plan, place_of(area, first + t));
         return;
     }
     const struct sr_buffer *input = plan->buffers + number - 1;
     size_t channels = (size_t)input->channels;
     /* Known numbers make for short addresses. */
     switch (channels) {
-    case 8: transform(plan, input, top, first, count, 8, scratch); break;
-    case 16: transform(plan, input, top, first, count, 16, scratch); break;
-    case 24: transform(plan, input, top, first, count, 24, scratch); break;
-    case 32: transform(plan, input, top, first, count, 32, scratch); break;
-    default: transform(plan, input, top, first, count, channels, scratch);
+    case 8: transform(plan, input, area, first, count, 8, scratch); break;
+    case 16: transform(plan, input, area, first, count, 16, scratch); break;
+    case 24: transform(plan, input, area, first, count, 24, scratch); break;
+    case 32: transform(plan, input, area, first, count, 32, scratch); break;
+    default: transform(plan, input, area, first, count, channels, scratch);
     }
     const float *m = multiply_all(layer, scratch, scratch + channels / SR_LANES * SR_BLOCK);
     int sums = layer->before >= 0 || layer->after >= 0;
     for (int t = 0; t < count; t++, m += SR_LANES) {
-        struct place at = place_of(plan, top, first + t);
+        struct place at = place_of(area, first + t);
         if (number == plan->count - 1) to_bytes(plan, number, at, m);
         else if (layer->slope == 0 && !sums) to_buffer(plan, number, at, m, RELU, 0);
         else if (layer->slope == 1 && !sums) to_buffer(plan, number, at, m, NONE, 0);

@@ -3,7 +3,8 @@
  * A frame goes through in bands of tile rows. In a step each layer advances by one band, one tile
  * row behind the layer before, so that what it reads was written just now: a layer keeps a few
  * rows in a ring instead of a whole frame, and nothing is computed twice. A layer's tiles in a step
- * (a phase) are shared out in equal runs, one per thread; who is done early helps the others. */
+ * (a phase) are shared out by columns, one part per thread; who is done early helps the others, and a
+ * phase ends with its last tile: nobody waits for a thread that the system does not let run. */
 #include "winograd.h"
 
 #include <pthread.h>
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_THREADS = 256, SPINS = 2000, LINE = 64, IDLE = -1 };
+enum { MAX_THREADS = 256, SPINS = 1000, LINE = 64 };
 
 #if defined(__x86_64__)
 sr_work sr_work_v2, sr_work_v3, sr_work_v4;
@@ -19,26 +20,23 @@ sr_work sr_work_v2, sr_work_v3, sr_work_v4;
 sr_work sr_work_base;
 #endif
 
-/* The tiles of a thread that nobody has taken yet; alone on its cache line. */
+/* A thread's part of a phase; alone on its cache line. `groups`: the first that nobody has taken, in
+ * the upper half, and how many there are. Who takes one may read the rest until it is done. */
 struct share {
-    _Alignas(LINE) _Atomic int next;
-    int end;
-};
-
-struct phase {
-    int layer; /* or IDLE */
-    int top;
-    struct share shares[MAX_THREADS];
+    _Alignas(LINE) _Atomic uint64_t groups;
+    struct sr_area area;
+    int tiles;
 };
 
 struct sr_pool {
-    struct phase phases[2]; /* the one with the parity of `number` is worked on */
+    struct share shares[MAX_THREADS];
     int threads, started;
     pthread_t handles[MAX_THREADS];
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    _Atomic unsigned number;
-    _Atomic int arrived, sleepers, stop;
+    _Atomic unsigned phase;  /* grows by one with each, and once when a frame is done */
+    _Atomic int groups_left; /* of the phase: taken or not, but not done */
+    _Atomic int sleepers, frame_done, stop;
     const struct sr_plan *plan;
     sr_work *work;
     int step, layer;
@@ -73,34 +71,36 @@ static sr_work *work_of(int level) {
 #endif
 }
 
-/* Shares out the tiles of the next phase; an idle one when the frame is done. One thread only. */
-static void plan_phase(struct sr_pool *pool) {
+/* Shares out the tiles of the next phase; 0 when the frame is done. Only while no group is left. */
+static int plan_phase(struct sr_pool *pool) {
     const struct sr_plan *plan = pool->plan;
-    struct phase *phase = &pool->phases[(atomic_load(&pool->number) + 1) & 1];
-    int begin, tiles;
+    int begin, end, groups = 0;
     do {
         if (++pool->layer == plan->count) {
             pool->layer = 0;
             pool->step++;
         }
         begin = pool->step * plan->shape.band - pool->layer;
-        int end = sr_clamp(begin + plan->shape.band, 0, plan->tile_rows);
-        if (begin >= plan->tile_rows && pool->layer == plan->count - 1) {
-            phase->layer = IDLE;
-            return;
-        }
+        end = sr_clamp(begin + plan->shape.band, 0, plan->tile_rows);
+        if (begin >= plan->tile_rows && pool->layer == plan->count - 1) return 0;
         begin = sr_clamp(begin, 0, plan->tile_rows);
-        tiles = (end - begin) * plan->tile_columns;
-    } while (tiles <= 0);
-    phase->layer = pool->layer;
-    phase->top = begin;
-    int64_t groups = (tiles + SR_GROUP - 1) / SR_GROUP;
+    } while (begin >= end);
+    /* By columns: a thread then reads what it wrote itself, in its own cache. */
+    int64_t columns = plan->tile_columns;
     for (int t = 0; t < pool->threads; t++) {
-        int first = (int)(groups * t / pool->threads) * SR_GROUP;
-        int end = (int)(groups * (t + 1) / pool->threads) * SR_GROUP;
-        phase->shares[t].end = end < tiles ? end : tiles;
-        atomic_store(&phase->shares[t].next, first);
+        struct share *share = &pool->shares[t];
+        int left = (int)(columns * t / pool->threads);
+        int right = (int)(columns * (t + 1) / pool->threads);
+        share->area = (struct sr_area){begin, left, right - left};
+        share->tiles = (end - begin) * (right - left);
+        groups += (share->tiles + SR_GROUP - 1) / SR_GROUP;
     }
+    atomic_store(&pool->groups_left, groups);
+    for (int t = 0; t < pool->threads; t++) {
+        struct share *share = &pool->shares[t];
+        atomic_store(&share->groups, (uint64_t)((share->tiles + SR_GROUP - 1) / SR_GROUP));
+    }
+    return 1;
 }
 
 static void pause_a_little(void) {
@@ -114,18 +114,18 @@ static void pause_a_little(void) {
 /* Returns once the phase is no longer `old`: spins, because phases are short, then sleeps. */
 static void await(struct sr_pool *pool, unsigned old) {
     for (int spin = 0; spin < SPINS; spin++) {
-        if (atomic_load_explicit(&pool->number, memory_order_acquire) != old) return;
+        if (atomic_load_explicit(&pool->phase, memory_order_acquire) != old) return;
         pause_a_little();
     }
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->number) == old) pthread_cond_wait(&pool->wake, &pool->lock);
+    while (atomic_load(&pool->phase) == old) pthread_cond_wait(&pool->wake, &pool->lock);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->lock);
 }
 
 static void advance(struct sr_pool *pool) {
-    atomic_fetch_add(&pool->number, 1);
+    atomic_fetch_add(&pool->phase, 1);
     if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->lock);
         pthread_cond_broadcast(&pool->wake);
@@ -133,32 +133,35 @@ static void advance(struct sr_pool *pool) {
     }
 }
 
-static void work_on(struct sr_pool *pool, struct phase *phase, int me) {
+/* The number of a group that is now the caller's, or -1. */
+static int take(struct share *share) {
+    uint64_t groups = atomic_load(&share->groups);
+    while (groups >> 32 < (groups & UINT32_MAX))
+        if (atomic_compare_exchange_weak(&share->groups, &groups, groups + (UINT64_C(1) << 32)))
+            return (int)(groups >> 32);
+    return -1;
+}
+
+static void work_on(struct sr_pool *pool, struct share *share, int group, int me) {
+    int first = group * SR_GROUP, count = sr_clamp(share->tiles - first, 0, SR_GROUP);
     float *scratch = pool->plan->scratch + (size_t)me * pool->plan->scratch_floats;
-    for (int t = 0; t < pool->threads; t++) {
-        struct share *share = &phase->shares[(me + t) % pool->threads];
-        int first;
-        while ((first = atomic_fetch_add(&share->next, SR_GROUP)) < share->end)
-            pool->work(pool->plan, phase->layer, phase->top, first,
-                       sr_clamp(share->end - first, 0, SR_GROUP), scratch);
+    pool->work(pool->plan, pool->layer, &share->area, first, count, scratch);
+    if (atomic_fetch_sub(&pool->groups_left, 1) == 1) {
+        if (!plan_phase(pool)) atomic_store(&pool->frame_done, 1);
+        advance(pool);
     }
 }
 
-/* Works from phase `number` on until one is idle, whose number is returned. */
-static unsigned work_until_idle(struct sr_pool *pool, int me, unsigned number) {
-    struct phase *phase;
-    while ((phase = &pool->phases[number & 1])->layer != IDLE) {
-        work_on(pool, phase, me);
-        if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
-            atomic_store(&pool->arrived, 0);
-            plan_phase(pool);
-            advance(pool);
-        } else {
-            await(pool, number);
+/* Works until the flag is set. */
+static void work_until(struct sr_pool *pool, int me, _Atomic int *flag) {
+    while (!atomic_load(flag)) {
+        unsigned phase = atomic_load(&pool->phase);
+        for (int t = 0; t < pool->threads; t++) {
+            struct share *share = &pool->shares[(me + t) % pool->threads];
+            for (int group; (group = take(share)) >= 0;) work_on(pool, share, group, me);
         }
-        number++;
+        if (!atomic_load(flag)) await(pool, phase);
     }
-    return number;
 }
 
 struct start {
@@ -169,12 +172,8 @@ struct start {
 static void *thread_main(void *argument) {
     struct start start = *(struct start *)argument;
     free(argument);
-    unsigned number = 0;
-    for (;;) {
-        await(start.pool, number);
-        if (atomic_load(&start.pool->stop)) return NULL;
-        number = work_until_idle(start.pool, start.me, number + 1);
-    }
+    work_until(start.pool, start.me, &start.pool->stop);
+    return NULL;
 }
 
 void sr_pool_close(struct sr_pool *pool) {
@@ -192,7 +191,6 @@ struct sr_pool *sr_pool_open(int threads) {
     if (!pool) return NULL;
     memset(pool, 0, sizeof *pool);
     pool->threads = sr_clamp(threads, 1, MAX_THREADS);
-    pool->phases[0].layer = IDLE;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     for (int t = 1; t < pool->threads; t++) {
@@ -289,7 +287,8 @@ void sr_run(struct sr_pool *pool, struct sr_plan *plan, int level, const uint8_t
     pool->work = work_of(level);
     pool->step = 0;
     pool->layer = -1;
+    atomic_store(&pool->frame_done, 0);
     plan_phase(pool);
     advance(pool);
-    work_until_idle(pool, 0, atomic_load(&pool->number));
+    work_until(pool, 0, &pool->frame_done);
 }

@@ -63,9 +63,14 @@ struct sr_plan {
     struct sr_frame frame;
 };
 
-/* Tiles `first` .. `first + count` of a layer, counted from the tile row `top`. */
-typedef void sr_work(const struct sr_plan *plan, int layer, int top, int first, int count,
-                     float *scratch);
+/* Tiles of a layer: of the columns `left` .. `left + columns`, from the tile row `top` on. */
+struct sr_area {
+    int top, left, columns;
+};
+
+/* Tiles `first` .. `first + count` of an area, row by row. */
+typedef void sr_work(const struct sr_plan *plan, int layer, const struct sr_area *area, int first,
+                     int count, float *scratch);
 
 static inline int sr_clamp(int value, int low, int high) {
     return value < low ? low : value > high ? high : value;
