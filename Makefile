@@ -22,7 +22,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What serving on a CPU needs, and nothing else: no torch, no GPU libraries.
-$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.serve: pyproject.toml constraints.txt $(wildcard setup.py engine/kernels/*.[ch]) | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 

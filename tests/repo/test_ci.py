@@ -22,8 +22,10 @@ COMMANDS = {
 }
 SUMMARY = "12 passed, 3 skipped in 45.60s"
 PASSING = {
+    "CI_STAGES": "browser setup tests cluster images reliability",
     "MAKE_SETUP": "true",
     "MAKE_TEST": f"echo '{SUMMARY}'",
+    "MAKE_CLUSTER_CHECK": "echo '3 passed in 1.00s'",
     "MAKE_DOCKER_CHECK": "echo 'docker-check: all passed'",
     "MAKE_RELIABILITY_SHORT": "echo '2 passed in 1.00s'",
 }
@@ -71,11 +73,12 @@ def test_all_stages_run_in_order_and_the_tests_as_an_ordinary_user_of_the_schedu
     assert done.calls == [
         "make setup strict=1 as itself",
         f"make test {bounded}",
+        f"make cluster-check {bounded}",
         "make docker-check strict=1 as itself",
         f"make reliability-short {bounded}",
     ]
     assert done.lines[-1] == SUMMARY
-    for stage in ("browser", "setup", "tests", "images", "reliability"):
+    for stage in ("browser", "setup", "tests", "cluster", "images", "reliability"):
         assert re.search(r"passed after \d+ s$", done.about(stage))
 
 
@@ -87,7 +90,7 @@ def test_the_worst_stage_decides_and_the_others_still_run(tmp_path: Path) -> Non
         MAKE_RELIABILITY_SHORT="echo '5 passed in 2.00s'; exit 1",
     )
     assert done.code == 7
-    assert len(done.calls) == 4
+    assert len(done.calls) == 5
     assert done.lines[-1] == "1 failed, 11 passed in 9.00s (0:00:09)"
     assert "FAILED with 2" in done.about("tests")
     assert "FAILED with 7" in done.about("images")
@@ -100,7 +103,7 @@ def test_a_stage_that_hangs_is_ended_and_leaves_the_rest_alone(tmp_path: Path) -
     assert done.code == 124
     assert "begun" in done.lines
     assert "ENDED BY ITS LIMIT of 0.5s" in done.about("setup")
-    assert len(done.calls) == 4
+    assert len(done.calls) == 5
     assert done.lines[-1] == SUMMARY
 
 
@@ -113,7 +116,18 @@ def test_tests_that_end_before_their_summary_do_not_borrow_another_one(tmp_path:
 def test_a_target_that_is_not_there_is_not_called(tmp_path: Path) -> None:
     done = Outcome(tmp_path, MISSING="reliability-short")
     assert done.code == 0
-    assert [call.split()[1] for call in done.calls] == ["setup", "test", "docker-check"]
+    assert [call.split()[1] for call in done.calls] == [
+        "setup",
+        "test",
+        "cluster-check",
+        "docker-check",
+    ]
+
+
+def test_only_the_stages_that_are_named_run(tmp_path: Path) -> None:
+    done = Outcome(tmp_path, CI_STAGES="setup tests")
+    assert (done.code, len(done.calls)) == (0, 2)
+    assert done.lines[-1] == SUMMARY
 
 
 def test_who_is_not_root_has_no_real_time_priority_to_give_up(tmp_path: Path) -> None:
@@ -122,5 +136,5 @@ def test_who_is_not_root_has_no_real_time_priority_to_give_up(tmp_path: Path) ->
 
 def test_the_limits_of_the_stages_add_up_to_45_minutes_at_most() -> None:
     minutes = re.findall(r"_LIMIT:-(\d+)m\}", RUN.read_text())
-    assert len(minutes) == 5
+    assert len(minutes) == 6
     assert sum(map(int, minutes)) <= 45
