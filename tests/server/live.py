@@ -115,10 +115,11 @@ def pixels_of(picture: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(picture)))
 
 
-def kill_workers(parent: int) -> None:
-    """Kills the engine workers of the server with this process id."""
+def kill_workers(parent: int) -> list[psutil.Process]:
+    """Kills the engine workers of the server with this process id, and names them."""
     children = psutil.Process(parent).children()
     workers = [child for child in children if "server.workers" in child.cmdline()]
     assert workers
     for worker in workers:
         worker.kill()
+    return workers

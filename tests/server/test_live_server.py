@@ -331,9 +331,13 @@ def test_a_worker_that_dies_ends_its_stream_and_the_next_one_works(server: LiveS
     query = "width=8&height=8&format=rgb24&answer=rgb24"
     with open_stream(server, query) as stream:
         hello(stream)
-        kill_workers(server.process.pid)
+        killed = kill_workers(server.process.pid)
         _, texts, code = drain(stream)
     assert (code, texts[-1]["error"]["code"]) == (4500, "engine_failed")
+    # Until the server has seen all of them die: the next stream could be given to a dead one.
+    wait_until(lambda: not any(worker.is_running() for worker in killed), "dead workers gone")
+    with server.client(headers={"X-API-Key": "k-one"}) as client:
+        wait_until(lambda: "idle" in client.get("/readyz").json()["workers"], "an idle worker")
     with open_stream(server, query) as stream:
         hello(stream)
         stream.send(bytes(192))
