@@ -84,13 +84,19 @@ def fill_context(weights: Path, chain: dict[str, object]) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def build_command(tag: str, runtime: str) -> list[str]:
+def digest_of(chain: dict[str, object]) -> str:
+    """What tells two chains apart."""
+    return hashlib.sha256(json.dumps(chain, sort_keys=True).encode()).hexdigest()
+
+
+def build_command(tag: str, runtime: str, chain_sha256: str) -> list[str]:
     """``docker build``, or the build script of docker/check.sh: if it is named, or without Docker.
 
     Raises:
         DeployError: neither is there.
     """
-    arguments = ["--build-arg", f"RUNTIME={runtime}", "--build-arg", f"MODEL=/models/{NAME}"]
+    values = {"RUNTIME": runtime, "MODEL": f"/models/{NAME}", "CHAIN_SHA256": chain_sha256}
+    arguments = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
     script = os.environ.get("DOCKER_BUILD_CHECK", BUILD_SCRIPT)
     has_script = os.access(ROOT / script, os.X_OK)
     docker = shutil.which("docker")
@@ -112,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         chain = chain_of(given.weights, given.onnx_folder)
-        command = build_command(given.tag, given.runtime)
+        command = build_command(given.tag, given.runtime, digest_of(chain))
     except DeployError as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 2

@@ -51,9 +51,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && find /opt/sr -name '*.pyi' -delete \
     # For programs in C; Python's module has all of it inside. 35 MB.
     && rm -f /opt/sr/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
-# The weights of `make deploy`, if there are any.
+# The weights of `make deploy`, if there are any. The digest is there for builders whose cache does not
+# look into what is mounted: they would give every model the layer of the first one.
+ARG CHAIN_SHA256=none
 RUN --mount=type=bind,target=/context \
-    mkdir /models && if [ -d /context/build/deploy ]; then cp /context/build/deploy/* /models/; fi
+    echo "chain: $CHAIN_SHA256" && mkdir /models \
+    && if [ -d /context/build/deploy ]; then cp /context/build/deploy/* /models/; fi
 
 # --- what runs ------------------------------------------------------------------------------------
 FROM python:${PYTHON}-slim-bookworm

@@ -74,11 +74,13 @@ def test_the_image_gets_the_weights_and_their_chain_and_nothing_stays_behind(
     left_over.touch()
     done = project.deploy("--runtime", "cpu", "--tag", "mine:1")
     assert done.returncode == 0, done.stderr
+    taken = project.folder / "taken"
+    chain = json.dumps(json.loads((taken / "chain.json").read_text()), sort_keys=True).encode()
     assert project.command() == [
         *(docker, "build", "-f", "docker/server.Dockerfile", "--build-arg", "RUNTIME=cpu"),
-        *("--build-arg", "MODEL=/models/weights.safetensors", "-t", "mine:1", "."),
+        *("--build-arg", "MODEL=/models/weights.safetensors", "--build-arg"),
+        *(f"CHAIN_SHA256={hashlib.sha256(chain).hexdigest()}", "-t", "mine:1", "."),
     ]
-    taken = project.folder / "taken"
     assert sorted(p.name for p in taken.iterdir()) == ["chain.json", "weights.safetensors"]
     model = load_model(str(project.weights))
     assert json.loads((taken / "chain.json").read_text()) == {
