@@ -36,6 +36,7 @@ class SplitJob:
         self._pool = pool
         self._parent = parent
         self._folder = segments
+        self._ledger = asyncio.Lock()
         self._started = time.monotonic()
         self._finished = 0
         self._current: dict[int, int] = {}
@@ -102,7 +103,8 @@ class SplitJob:
 
         made = await self._part("segment", on_event=on_event, number=number)
         row = Row(**made["row"])
-        await asyncio.to_thread(ledgers.append, self._folder, row)
+        async with self._ledger:  # line by line: a torn one would hide all that follow
+            await asyncio.to_thread(ledgers.append, self._folder, row)
         self._current.pop(number, None)
         self._finished += len(row.pts)
         self._stages.append(made["stages"])

@@ -197,4 +197,5 @@ def sync_folder(folder: Path) -> None:
 def _clear(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         if path.name not in keep and path.is_file():
-            path.unlink()
+            # A worker of a server that was killed may still rename its last segment.
+            path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -61,10 +62,16 @@ def preview_jpeg(frame: Frame, spec: LaneSpec) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes ``data`` beside ``path`` and renames it: readers see the old or the new file."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    """Writes ``data`` beside ``path`` and renames it: readers see the old or the new file.
+
+    Several workers may do so at once, as those that make segments of the same job do.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _small_rgb(frame: Frame, spec: LaneSpec) -> Bytes:
