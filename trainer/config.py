@@ -14,13 +14,17 @@ from trainer.blocks import BlockConfig
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Degradation = Literal["none", "video"]
+Method = Literal["radam", "soap"]
 Recipe = dict[str, object]
+COUNTS = ("iterations", "batch", "patch", "crop_candidates", "evaluate_every", "checkpoint_every")
 
 
 @dataclass(frozen=True, slots=True)
 class OptimiserConfig:
-    """RAdam inside Lookahead ("Ranger") with a warm-up and one cosine over the whole run."""
+    """RAdam or SOAP inside Lookahead, with a warm-up and one cosine over the whole run."""
 
+    method: Method = "radam"
+    """``radam`` (with Lookahead: "Ranger"), or ``soap``: Adam in Shampoo's eigenbasis."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     final_learning_rate: float = 1e-6
@@ -28,11 +32,11 @@ class OptimiserConfig:
     warmup_iterations: int = 100
     """Linear warm-up at the start."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of RAdam's two moments."""
+    """Decay rates of the first and second moments."""
     lookahead_steps: int = 5
     """Fast steps between two slow ones (k); 0 switches Lookahead off."""
     lookahead_alpha: float = 0.8
-    """How far a slow step goes towards the fast weights; 1 equals plain RAdam."""
+    """How far a slow step goes towards the fast weights; 1 equals none."""
     gradient_clip: float = 1.0
     """Largest gradient norm; larger ones are scaled down."""
     ema_decay: float = 0.999
@@ -90,6 +94,8 @@ class FitConfig:
     """Crops per step, over all processes."""
     patch: int = 48
     """Side of a low-resolution crop in pixels; the target is 4 times that."""
+    crop_candidates: int = 1
+    """Random crops drawn for each one that is taken; with more than one, busy ones are likelier."""
     losses: tuple[str, ...] = ("l1+0.01*gv", "mse")
     """One loss per stage, each a sum such as ``l1+0.01*gv``."""
     stages: tuple[float, ...] = (0.7, 0.3)
@@ -123,7 +129,7 @@ class FitConfig:
             )
         if abs(sum(self.stages) - 1.0) > 1e-6:
             raise ValueError(f"--stages must add up to 1, got {sum(self.stages):g}")
-        for name in ("iterations", "batch", "patch", "evaluate_every", "checkpoint_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
 

@@ -191,28 +191,3 @@ def load_folder(
         (validation if group_of[path] in held_out else train).append(pair)
     every = hr_files + [p for p in lr_by_hr.values() if p is not None]
     return PictureSet(train, validation, folder_digest(every, folder))
-
-
-def sample_batch(
-    pairs: list[Pair],
-    batch: int,
-    patch: int,
-    generator: torch.Generator,
-    lr_of: Callable[[int], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Random aligned crops: LR (B, 3, P, P) and HR (B, 3, 4P, 4P), uint8, on the pairs' device.
-
-    ``lr_of`` gives the LR picture of a pair by its index, for degraded copies.
-    """
-    lrs, hrs = [], []
-    which = torch.randint(len(pairs), (batch,), generator=generator).tolist()
-    corners = torch.rand(batch, 2, generator=generator).tolist()
-    for index, (fy, fx) in zip(which, corners, strict=True):
-        pair = pairs[index]
-        height, width = pair.lr.shape[1:]
-        y, x = int(fy * (height - patch + 1)), int(fx * (width - patch + 1))
-        lr = pair.lr if lr_of is None else lr_of(index)
-        lrs.append(lr[:, y : y + patch, x : x + patch])
-        y, x, side = y * SCALE, x * SCALE, patch * SCALE
-        hrs.append(pair.hr[:, y : y + side, x : x + side])
-    return torch.stack(lrs), torch.stack(hrs)

@@ -1,4 +1,4 @@
-"""RAdam inside Lookahead ("Ranger") and a moving average of the slow weights.
+"""RAdam or SOAP inside Lookahead ("Ranger") and a moving average of the slow weights.
 
 Lookahead (Zhang et al. 2019): every k fast steps the slow weights go a fraction alpha of the way
 to the fast ones, and the fast ones start again from there. Evaluation and checkpoints use the
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimiserConfig
+from trainer.soap import Soap
+
+BY_MODE = tuple(f"{name}{mode}" for name in ("moment", "basis") for mode in range(3))
+STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", *BY_MODE)
 
 
 def learning_rate(step: int, iterations: int, config: OptimiserConfig) -> float:
@@ -27,17 +31,18 @@ def learning_rate(step: int, iterations: int, config: OptimiserConfig) -> float:
 
 
 class Ranger:
-    """RAdam + Lookahead over ``parameters``, with state that can be saved and restored exactly.
+    """A fast optimiser in Lookahead, with state that can be saved and restored exactly.
 
     Args:
         parameters: leaf tensors; their order must be the same when restoring.
-        config: ``lookahead_steps`` 0 is plain RAdam.
+        config: which optimiser; ``lookahead_steps`` 0 is that one alone.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> None:
         self.config = config
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.fast = torch.optim.RAdam(self.parameters, config.learning_rate, betas=config.betas)
+        fast = Soap if config.method == "soap" else torch.optim.RAdam
+        self.fast = fast(self.parameters, lr=config.learning_rate, betas=config.betas)
         self.slow = [p.detach().clone() for p in self.parameters]
         self.steps = 0
 
@@ -81,7 +86,7 @@ class Ranger:
         out = {f"slow.{i}": t for i, t in enumerate(self.slow)}
         for index, parameter in enumerate(self.parameters):
             state: dict[str, Any] = self.fast.state.get(parameter, {})
-            for key in ("exp_avg", "exp_avg_sq", "step"):
+            for key in STATE_KEYS:
                 if key in state:
                     out[f"{key}.{index}"] = torch.as_tensor(state[key])
         return out
@@ -92,11 +97,14 @@ class Ranger:
         self.steps = steps
         for index, parameter in enumerate(self.parameters):
             self.slow[index].copy_(tensors[f"slow.{index}"])
-            if f"step.{index}" in tensors:
+            state = {
+                key: tensors[f"{key}.{index}"] for key in STATE_KEYS if f"{key}.{index}" in tensors
+            }
+            if state:
+                # The count stays where RAdam keeps it; the rest lies beside its parameter.
                 self.fast.state[parameter] = {
-                    "step": tensors[f"step.{index}"].clone().cpu(),
-                    "exp_avg": tensors[f"exp_avg.{index}"].to(parameter, copy=True),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{index}"].to(parameter, copy=True),
+                    key: value.clone().cpu() if key == "step" else value.to(parameter, copy=True)
+                    for key, value in state.items()
                 }
 
 

@@ -16,12 +16,13 @@ from trainer import analysis
 from trainer import checkpoint as ckpt
 from trainer.augment import AUGMENTATIONS, Augment, Batch
 from trainer.crops import Crop, all_tiles, as_float, by_detail, by_psnr
-from trainer.data import Pair, PictureSet, Progress, load_folder, read_manifest, sample_batch
+from trainer.data import Pair, PictureSet, Progress, load_folder, read_manifest
 from trainer.degrade import DegradedCopies, degraded_validation
 from trainer.errors import DataError
 from trainer.evaluate import Enlarge, bicubic_enlarge, enlarge_with, evaluate
 from trainer.loop import WEIGHTS
 from trainer.page import Section, Shown, curves, heat, picture, plot, signed, write_page
+from trainer.sampling import Cropping, sample_batch
 from trainer.training import CHECKPOINT, step_generator
 from trainer.weights import load_network
 
@@ -214,7 +215,7 @@ def direction_section(ours: Enlarge, pairs: list[Pair], from_the_air: bool) -> S
 def augmentation_section(pairs: list[Pair]) -> Section:
     """Each augmentation on the same crops, LR above HR."""
     side = min(24, *(min(p.lr.shape[1:]) for p in pairs))
-    batch = sample_batch(pairs, 2, side, step_generator(0, 0))
+    batch = sample_batch(pairs, Cropping(2, side), step_generator(0, 0))
     rows = [_both("as it is", batch)]
     rows += [_both(name, _changed(move, batch)) for name, move in AUGMENTATIONS.items()]
     pictures = [shown for row in rows for shown in row]

@@ -18,7 +18,7 @@ from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
 from trainer.blocks import TrainingNetwork, adopt, fuse
 from trainer.config import FitConfig, differences
-from trainer.data import Pair, PictureSet, sample_batch
+from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
 from trainer.device import Share, autocast_type, place
 from trainer.distill import Teacher, distillation
@@ -26,6 +26,7 @@ from trainer.errors import CheckpointError, DivergedError, TrainerError
 from trainer.losses import parse_loss
 from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
+from trainer.sampling import Cropping, sample_batch
 from trainer.weights import is_weights_file, load_network
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -96,7 +97,8 @@ class Trainer:
         config, generator = self.config, step_generator(self.config.seed, self.step)
         copies, step = self.copies, self.step
         lr_of = None if copies is None else lambda index: copies.at(index, step)
-        batch = sample_batch(self.pictures.train, config.batch, config.patch, generator, lr_of)
+        cropping = Cropping(config.batch, config.patch, config.crop_candidates)
+        batch = sample_batch(self.pictures.train, cropping, generator, lr_of)
         batch = batch[0].to(self.device), batch[1].to(self.device)
         batch = self.augmentation()(batch, generator)
         lr, hr = (self.share.of(x).float().div_(255.0) for x in batch)

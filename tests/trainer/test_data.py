@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from trainer.bicubic import downscale
-from trainer.data import PictureSet, load_folder, sample_batch
+from trainer.data import PictureSet, load_folder
 from trainer.errors import DataError
 
 
@@ -76,16 +75,6 @@ def test_the_digest_names_the_content(tmp_path: Path) -> None:
     assert load_folder(tmp_path, 16, 1).sha256 == first
     write(tmp_path / "1.png", seed=5)
     assert load_folder(tmp_path, 16, 1).sha256 != first
-
-
-def test_crops_are_aligned(pictures: PictureSet) -> None:
-    generator = torch.Generator().manual_seed(0)
-    lr, hr = sample_batch(pictures.train, 8, 16, generator)
-    assert lr.shape == (8, 3, 16, 16)
-    assert hr.shape == (8, 3, 64, 64)
-    box = torch.nn.functional.avg_pool2d(hr.float(), 4)
-    assert float((box - lr).abs().mean()) < 6
-    assert float((box.roll(4, 3) - lr).abs().mean()) > 6
 
 
 def text(path: Path) -> None:

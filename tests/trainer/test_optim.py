@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.config import OptimiserConfig
+from trainer.config import Method, OptimiserConfig
 from trainer.optim import MovingAverage, Ranger, learning_rate
 
 
@@ -57,9 +57,10 @@ def test_looking_at_the_slow_weights_leaves_training_unchanged() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("stop", [3, 5, 8])
-def test_restoring_goes_on_exactly(stop: int) -> None:
-    config = OptimiserConfig()
+@pytest.mark.parametrize("method", ["radam", "soap"])
+@pytest.mark.parametrize("stop", [3, 5, 8, 12])
+def test_restoring_goes_on_exactly(stop: int, method: Method) -> None:
+    config = OptimiserConfig(method=method)
     expected = trajectory(config, 14)[-1]
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(5, 3, generator=generator))
