@@ -37,8 +37,9 @@ from engine.network import NetworkConfig
 from trainer.augment import augment
 from trainer.blocks import BlockConfig, Branches, RepConv, TrainingNetwork
 from trainer.config import FitConfig
-from trainer.data import PictureSet, load_folder, sample_batch
+from trainer.data import PictureSet, load_folder
 from trainer.losses import parse_loss
+from trainer.sampling import Cropping, sample_batch
 from trainer.training import Trainer, step_generator
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data" / "train_small"
@@ -99,7 +100,7 @@ def plain_step(config: FitConfig, pictures: PictureSet) -> Callable[[], None]:
 
     def step() -> None:
         generator = step_generator(config.seed, 0)
-        batch = sample_batch(pictures.train, config.batch, config.patch, generator)
+        batch = sample_batch(pictures.train, Cropping(config.batch, config.patch), generator)
         lr, hr = (x.float() / 255 for x in augment(batch, config.augment, generator))
         loss = loss_of(network(lr), hr)
         optimiser.zero_grad()

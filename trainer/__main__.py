@@ -1,4 +1,4 @@
-"""``sr-train``: fit, evaluate, report and ablate from the command line."""
+"""``sr-train``: fit, release, evaluate, report and ablate from the command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from engine.errors import EngineError
 from trainer.ablate import AblateConfig
 from trainer.config import FitConfig
 from trainer.errors import Interrupted, TrainerError
+from trainer.release import ReleaseConfig
 
 Flags = Annotated[FitConfig, tyro.conf.arg(name="")]
+Release = Annotated[ReleaseConfig, tyro.conf.arg(name="")]
 Ablations = Annotated[AblateConfig, tyro.conf.arg(name="")]
 HELD_OUT = 16
 
@@ -55,6 +57,31 @@ def fit(config: Flags, html: bool = True) -> None:
         f"{len(pictures.validation)} held-out crops; "
         f"sr-train evaluate {result.weights} --data DIR measures it on others"
     )
+
+
+def release(config: Release) -> None:
+    """Trains the widths that ship, one after the other, and scores them; resumable.
+
+    Args:
+        config: which widths, on what, for how long.
+    """
+    from trainer.console import StopOnSignal, reading, watching
+    from trainer.data import load_folder
+    from trainer.loop import fit as train
+    from trainer.release import fitted, recipe_of, scores_on, write_scores
+
+    runs = {name: recipe_of(config, name) for name in config.names}
+    patch = max(run.patch for run in runs.values())
+    pictures = load_folder(config.data, patch, HELD_OUT, reading)
+    for name, run in runs.items():
+        run = fitted(config, run, pictures)
+        print(f"{name}: {run.iterations} iterations into {run.out}", flush=True)
+        with StopOnSignal() as stop, watching(run, stop) as hooks:
+            result = train(run, pictures, hooks, name)
+        scores: dict[str, object] = {"held_out_psnr_y_db": result.validation_psnr_y_db}
+        scores |= scores_on(config.benchmarks, result.weights)
+        write_scores(run.out / "scores.json", scores)
+        print(f"{result.weights}: {dumps(scores)}", flush=True)
 
 
 def evaluate(
@@ -149,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a bad input is one sentence on stderr and exit code 2."""
     commands: dict[str, Callable[..., None]] = {
         "fit": fit,
+        "release": release,
         "evaluate": evaluate,
         "report": report,
         "ablate": ablate,

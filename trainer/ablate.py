@@ -26,6 +26,9 @@ from trainer.training import Trainer
 from trainer.variants import HalfResolutionTrainer, InterpolatedRotationTrainer
 
 BASELINE = "baseline"
+PLAIN = BlockConfig(branches="plain", weight_norm=False)
+RANGER_AT_4 = OptimiserConfig(learning_rate=4e-3)
+SOAP = OptimiserConfig(method="soap", learning_rate=4e-3, betas=(0.95, 0.95), lookahead_steps=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ ROWS: tuple[Row, ...] = (
     Row("skip-4", "local skips every 4 layers", {"network": NetworkConfig(skip_every=4)}),
     Row("half", "half-resolution trunk (C=32, 1.2 times the cost)", {}, HalfResolutionTrainer),
     Row("leaky", "LeakyReLU", {"network": NetworkConfig(activation="leaky_relu")}),
+    Row("rate", "rate 4e-3 (the baseline's is 1e-3)", {"optimiser": RANGER_AT_4}),
+    Row("soap", "SOAP at 4e-3, no Lookahead", {"optimiser": SOAP}),
+    Row("soap-plain", "the same, 3x3 alone, no weight norm", {"optimiser": SOAP, "block": PLAIN}),
+    Row("busy", "busy crops (1 of 3 candidates)", {"crop_candidates": 3}),
 )
 
 

@@ -47,12 +47,15 @@ class Hooks:
     """True stops the run after the step that it is in."""
 
 
-def fit(config: FitConfig, pictures: PictureSet, hooks: Hooks | None = None) -> FitResult:
+def fit(
+    config: FitConfig, pictures: PictureSet, hooks: Hooks | None = None, name: str = "custom"
+) -> FitResult:
     """Trains from where ``config.out`` stands to ``config.iterations`` and writes the weights.
 
     Args:
         config: the run; ``config.out`` may hold a checkpoint of the same run.
         pictures: from ``trainer.data.load_folder``.
+        name: of the weights, in their header.
 
     Raises:
         CheckpointError: ``config.out`` holds a checkpoint of another run.
@@ -64,7 +67,7 @@ def fit(config: FitConfig, pictures: PictureSet, hooks: Hooks | None = None) -> 
     with processes(device) as share:
         trainer = Trainer(config, pictures, device, share, teacher)
         train(trainer, hooks or Hooks())
-        return finish(trainer)
+        return finish(trainer, name)
 
 
 def train(trainer: Trainer, hooks: Hooks) -> None:

@@ -66,7 +66,8 @@ def test_rows_stand_in_the_order_of_the_issue_and_have_valid_recipes(
     assert [row.key for row in ROWS] == [
         "baseline", "no-gv", "no-weight-norm", "plain", "rich", "no-lookahead", "no-mse", "ssim",
         "ssim-smooth-l1", "ssim-sobel", "any-rotation", "cutmix", "cutblur", "cutout", "mixup",
-        "cutmixup", "blend", "no-rgb", "skip-3", "skip-4", "half", "leaky",
+        "cutmixup", "blend", "no-rgb", "skip-3", "skip-4", "half", "leaky", "rate", "soap",
+        "soap-plain", "busy",
     ]  # fmt: skip
     recipes = {json.dumps(config.run_of(row, 0).recipe()) + row.trainer.__name__ for row in ROWS}
     assert len(recipes) == len(ROWS)

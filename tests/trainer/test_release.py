@@ -1,0 +1,84 @@
+"""Release runs: recipes, time turned into iterations, resuming, scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from engine.models import load_model
+from trainer import release
+from trainer.__main__ import main
+from trainer.config import FitConfig
+from trainer.data import PictureSet
+from trainer.release import ReleaseConfig, fitted, recipe_of, seconds_per_step, steps_in
+
+
+@pytest.mark.parametrize("name", release.WIDTHS)
+def test_every_width_goes_on_from_what_ships(name: str) -> None:
+    run = recipe_of(ReleaseConfig(Path("pictures"), device="cpu"), name)
+    assert run.start_from is not None
+    assert load_model(run.start_from).config == run.network
+    assert run.out == Path("runs/release") / name
+    assert (run.degradation == "video") == (name == "fast-video")
+    fresh = recipe_of(ReleaseConfig(Path("pictures"), fresh=True, device="cpu"), name)
+    assert fresh == replace(run, start_from=None)
+
+
+@given(st.floats(1, 1e5), st.floats(1e-3, 10))
+def test_the_schedule_fits_the_time(seconds: float, step_seconds: float) -> None:
+    steps = steps_in(seconds, step_seconds)
+    assert steps >= 100
+    assert steps % 100 == 0
+    assert steps == 100 or steps * step_seconds <= seconds
+    assert (steps + 101) * step_seconds > 0.94 * seconds
+
+
+def test_a_step_takes_time_and_timing_leaves_nothing(pictures: PictureSet, tmp_path: Path) -> None:
+    run = replace(
+        recipe_of(ReleaseConfig(tmp_path, device="cpu", out=tmp_path / "out"), "fast"),
+        batch=1, patch=8, precision="fp32",
+    )  # fmt: skip
+    assert 0 < seconds_per_step(run, pictures) < 10
+    assert not run.out.exists()
+
+
+def small(config: ReleaseConfig, name: str) -> FitConfig:
+    return replace(
+        recipe_of(config, name), batch=1, patch=8, crop_candidates=1, precision="fp32",
+        evaluate_every=50, checkpoint_every=50,
+    )  # fmt: skip
+
+
+def test_one_command_trains_scores_and_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(release, "recipe_of", small)
+    pictures, out = str(data / "train_small"), tmp_path / "out"
+    command = ["release", "--data", pictures, "--names", "fast", "--out", str(out),
+               "--benchmarks", pictures, "--device", "cpu"]  # fmt: skip
+    main([*command, "--iterations", "3"])
+    scores = json.loads((out / "fast" / "scores.json").read_text())
+    assert scores[pictures]["ours"]["psnr_y_db"] > scores[pictures]["bicubic"]["psnr_y_db"]
+    assert scores["held_out_psnr_y_db"] > 20
+    weights = out / "fast" / "weights.safetensors"
+    with safe_open(weights, framework="np") as handle:
+        assert handle.metadata()["name"] == "fast"
+        assert handle.metadata()["iterations"] == "3"
+    assert "fast: 3 iterations" in capsys.readouterr().out
+    main(command)  # finished: nothing is timed or trained again
+    assert "fast: 3 iterations" in capsys.readouterr().out
+    config = ReleaseConfig(data, ("fast",), out, device="cpu")
+    assert fitted(config, small(config, "fast"), PictureSet([], [], "")).iterations == 3
+
+
+def test_an_unknown_width_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["release", "--data", "x", "--names", "huge"])
+    assert leave.value.code == 2
+    assert "--names huge is not a width; there are quality, balanced" in capsys.readouterr().err

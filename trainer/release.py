@@ -1,0 +1,126 @@
+"""Training what ships: each width by its recipe in the time it is given, then its scores.
+
+The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, rather busy
+crops, L1 then MSE, EMA. On a GPU batches are larger and the network is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.models import MODELS_DIR
+from engine.network import NetworkConfig
+from trainer import checkpoint as ckpt
+from trainer.blocks import BlockConfig
+from trainer.config import AugmentConfig, Device, FitConfig, OptimiserConfig
+from trainer.data import PictureSet
+from trainer.device import choose_device
+from trainer.evaluate import bicubic_enlarge, enlarge_with, evaluate, read_pairs
+from trainer.training import CHECKPOINT, Trainer
+from trainer.weights import load_network
+
+WIDTHS = {"quality": 32, "balanced": 24, "fast": 16, "fast-video": 16}
+TIMED_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseConfig:
+    """Which widths are trained, on what, and for how long."""
+
+    data: Path
+    """Folder of high-resolution pictures."""
+    names: tuple[str, ...] = ("quality", "balanced", "fast")
+    """Widths, in the order in which they get their time: quality, balanced, fast, fast-video."""
+    out: Path = Path("runs/release")
+    """One run folder per width; the same command goes on where it was stopped."""
+    minutes: float = 15.0
+    """Time for each width: some steps are timed first, and the schedule is made to fit."""
+    iterations: int | None = None
+    """Steps of each width instead of a time."""
+    benchmarks: tuple[Path, ...] = ()
+    """Folders of high-resolution pictures that the weights are scored on at the end."""
+    fresh: bool = False
+    """Start from random weights rather than from those that ship."""
+    device: Device = "auto"
+    """``auto`` takes a CUDA GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.names) - set(WIDTHS))
+        if unknown:
+            raise ValueError(f"--names {unknown[0]} is not a width; there are {', '.join(WIDTHS)}")
+        if self.minutes <= 0:
+            raise ValueError(f"--minutes must be above 0, got {self.minutes:g}")
+
+
+def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
+    """The run of one width; its ``iterations`` are a guess until :func:`fitted` has timed it."""
+    on_gpu = choose_device(FitConfig(config.data, device=config.device)).type == "cuda"
+    return FitConfig(
+        data=config.data,
+        out=config.out / name,
+        network=NetworkConfig(width=WIDTHS[name]),
+        block=BlockConfig(branches="plain", weight_norm=False),
+        optimiser=OptimiserConfig(
+            method="soap", learning_rate=2e-3, betas=(0.95, 0.95), lookahead_steps=0
+        ),
+        augment=AugmentConfig(rgb=0.0),
+        degradation="video" if name == "fast-video" else "none",
+        iterations=config.iterations or 40_000,
+        batch=64 if on_gpu else 8,
+        patch=64 if on_gpu else 48,
+        crop_candidates=3,
+        losses=("l1", "mse"),
+        stages=(0.25, 0.75),
+        evaluate_every=2_000,
+        device=config.device,
+        compile=on_gpu,
+        start_from=None if config.fresh else MODELS_DIR / f"{name}.safetensors",
+    )
+
+
+def fitted(config: ReleaseConfig, run: FitConfig, pictures: PictureSet) -> FitConfig:
+    """``run`` with as many iterations as the time allows, or as the run that it goes on had."""
+    begun = run.out / CHECKPOINT
+    if begun.is_file():
+        recipe = ckpt.load(begun).facts["recipe"]
+        assert isinstance(recipe, dict)
+        return replace(run, iterations=int(recipe["iterations"]))
+    if config.iterations is not None:
+        return run
+    return replace(run, iterations=steps_in(config.minutes * 60, seconds_per_step(run, pictures)))
+
+
+def steps_in(seconds: float, step_seconds: float) -> int:
+    """Whole hundreds of steps that fit, at least one hundred; a twentieth is for validation."""
+    return max(1, int(0.95 * seconds / step_seconds) // 100) * 100
+
+
+def seconds_per_step(run: FitConfig, pictures: PictureSet) -> float:
+    """Wall time of a step of ``run``, after as many that compile and warm up; nothing is kept."""
+    trainer = Trainer(run, pictures, choose_device(run))
+    for _ in range(TIMED_STEPS):
+        trainer.train_step()
+    begun = time.monotonic()
+    for _ in range(TIMED_STEPS):
+        trainer.train_step()  # each reads its loss back, so the device has finished it
+    return (time.monotonic() - begun) / TIMED_STEPS
+
+
+def scores_on(folders: tuple[Path, ...], weights: Path) -> dict[str, object]:
+    """Mean scores of ``weights`` and of bicubic on each folder, by the folder's name.
+
+    Raises:
+        DataError: names the folder or the picture.
+    """
+    methods = {"bicubic": bicubic_enlarge, "ours": enlarge_with([load_network(str(weights))])}
+    return {str(folder): evaluate(methods, read_pairs(folder))["mean"] for folder in folders}
+
+
+def write_scores(path: Path, scores: dict[str, object]) -> None:
+    """Replaces ``path`` at once."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)
