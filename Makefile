@@ -12,7 +12,7 @@ SMOKE := --iterations 300 --batch 8 --patch 24 --validation-pictures 2 --evaluat
 RUN ?= runs/$(notdir $(patsubst %/,%,$(or $(DATA),$(SMALL))))
 SM ?= 75
 
-.PHONY: help setup demo test check cluster-check lint test-gpu train ablations export plan serve bench \
+.PHONY: help setup demo test check cluster-check lint test-gpu train release ablations export plan serve bench \
 	docker-check deploy load soak reliability reliability-short fuzz sbom audit clean force
 
 help:  ## This list
@@ -106,6 +106,10 @@ $(PLAN): $(ONNX)
 train: $(WEIGHTS)  ## Train on DATA into RUN; goes on where it was stopped
 export: $(ONNX)  ## Write the ONNX files of RUN, checked against PyTorch
 plan: $(PLAN)  ## Build the TensorRT for RTX plan of RUN for compute capability SM
+
+release: setup  ## Train the widths that ship on DATA, MINUTES each; scores on BENCHMARKS
+	$(BIN)/sr-train release --data '$(DATA)' --minutes $(or $(MINUTES),15) \
+	  $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
 
 ablations: setup  ## Run the ablations that are missing (hours) and write docs/ablations.md
 	$(BIN)/sr-train ablate --data $(or $(DATA),$(SMALL))
