@@ -171,7 +171,7 @@ class LiveSession:
                     await self._link.send(frame)
                 except OSError:
                     break  # how the worker ended is for its outcome to say
-            elif self._ending:
+            elif self._ending and not self._window.has_waiting:
                 self._link.send_end()
                 break
             else:

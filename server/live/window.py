@@ -51,6 +51,11 @@ class FrameWindow:
         return self._mode == "latest" or self._waiting is None
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether a frame waits to be taken."""
+        return self._waiting is not None
+
+    @property
     def in_work(self) -> int:
         """Frames that were taken and not answered."""
         return len(self._working)
