@@ -6,8 +6,11 @@ The protocol is described in ``docs/api-live.md``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
@@ -23,9 +26,12 @@ from server.requests import PROTOCOL, ServiceDependency
 from server.service import Service
 from server.settings import Limits
 from server.workers.channel import Message
+from server.workers.settling import WorkerLost
 from server.workers.ticket import Ticket, TicketCancelled
 
 router = APIRouter(tags=["live"])
+
+Result = TypeVar("Result")
 
 FIRST_CLOSE_CODE = 4000
 """A stream that ends with an error is closed with this plus the error's status."""
@@ -56,39 +62,74 @@ async def stream(websocket: WebSocket, service: ServiceDependency) -> None:
 async def _serve(client: _WebSocketClient, service: Service) -> Message:
     """The whole life of a stream; returns its last statistics. Raises ApiError, ClientLeft."""
     options = await client.options()
-    with service.spooled("live") as (path,), WorkerLink(path) as link:
-        engine: Message = {}
-        ticket = Ticket(
-            "live",
-            {"kind": "live", "socket": str(path), "options": options.model_dump()},
-            on_event=lambda message: engine.update(message.get("engine", {})),
-            stall_seconds=service.limits.stall_seconds,
-        )
-        try:
-            await client.send_message({"type": "waiting"})
-            service.pool.submit(ticket)
-            await _while_there(client, _worker(service, ticket, link))
-            await client.send_message(_hello(options, engine, service.limits))
-            around = Surroundings(service.limits, service.metrics, service.live.stopping)
-            last = await LiveSession(client, link, ticket, options, around).run()
-        finally:
-            link.close()  # before the worker is told: it then ends by itself
-            service.pool.cancel(ticket)
+    await client.send_message({"type": "waiting"})
+    with service.spooled("live") as (path,), ExitStack() as stack:
+        worker = await _while_there(client, _connected(service, path, options, stack))
+        await client.send_message(_hello(options, worker.engine, service.limits))
+        around = Surroundings(service.limits, service.metrics, service.live.stopping)
+        last = await LiveSession(client, worker.link, worker.ticket, options, around).run()
     log_event("stream_ended", **{name: last[name] for name in ("received", "answered", "dropped")})
     return last
 
 
-async def _worker(service: Service, ticket: Ticket, link: WorkerLink) -> None:
-    """Waits until a worker has taken the stream and is connected. Raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """What a stream holds of the worker that has taken it."""
+
+    link: WorkerLink
+    ticket: Ticket
+    engine: Message
+
+    def let_go(self, service: Service) -> None:
+        self.link.close()  # before the worker is told: it then ends by itself
+        service.pool.cancel(self.ticket)
+
+
+async def _connected(
+    service: Service, path: Path, options: LiveOptions, stack: ExitStack
+) -> _Worker:
+    """A worker that has taken the stream and is connected, until ``stack`` ends. Raises ApiError"""
     try:
-        await service.pool.wait_started(ticket, service.limits.queue_seconds)
-        await first_of(link.accept(), ticket.outcome)
+        for may_be_lost in (True, False):
+            worker = _hand_over(service, path, options)
+            stack.callback(worker.let_go, service)
+            try:
+                await service.pool.wait_started(worker.ticket, service.limits.queue_seconds)
+                await first_of(worker.link.accept(), worker.ticket.outcome)
+                break
+            except WorkerLost:
+                # The client has heard nothing of this one, so another can take its place.
+                if not may_be_lost:
+                    raise
+                worker.let_go(service)
     except TicketCancelled:
         raise ApiError("stopping", "the server is stopping; try again in a moment") from None
+    return worker
 
 
-async def _while_there(client: _WebSocketClient, waiting: Any) -> None:
-    """Waits for ``waiting``; a client that leaves meanwhile frees its place. Raises ClientLeft."""
+def _hand_over(service: Service, path: Path, options: LiveOptions) -> _Worker:
+    engine: Message = {}
+    ticket = Ticket(
+        "live",
+        {"kind": "live", "socket": str(path), "options": options.model_dump()},
+        on_event=lambda message: engine.update(message.get("engine", {})),
+        stall_seconds=service.limits.stall_seconds,
+    )
+    link = WorkerLink(path)
+    try:
+        service.pool.submit(ticket)
+    except BaseException:
+        link.close()
+        raise
+    return _Worker(link, ticket, engine)
+
+
+async def _while_there(client: _WebSocketClient, waiting: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``waiting``; a client that leaves meanwhile frees its place.
+
+    Raises:
+        ClientLeft: it left.
+    """
     work = asyncio.ensure_future(waiting)
     leaving = asyncio.ensure_future(client.peek())
     try:
@@ -97,7 +138,7 @@ async def _while_there(client: _WebSocketClient, waiting: Any) -> None:
             if leaving.done():
                 leaving.result()
                 await work  # its first message is there and kept; now only the worker is awaited
-        work.result()
+        return work.result()
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

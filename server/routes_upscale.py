@@ -26,6 +26,7 @@ from server.service import Service
 from server.streams import ResultPipe, StreamResponse, file_chunks, pipe_chunks
 from server.uploads import Upload, receive_upload
 from server.workers.channel import Message
+from server.workers.settling import WorkerLost
 from server.workers.ticket import Ticket, TicketCancelled, ignore
 
 router = APIRouter(tags=["upscale"])
@@ -190,12 +191,13 @@ async def _left(request: Request) -> None:
 class _Stream:
     """A video on its way through a worker into a response, and the job row that tells of it."""
 
-    def __init__(self, service: Service, job: Job, ticket: Ticket, pipe: ResultPipe) -> None:
+    def __init__(self, service: Service, job: Job, task: Message) -> None:
         self._service = service
         self._job = job
-        self._ticket = ticket
-        self._pipe = pipe
-        self._source = Path(ticket.task["source"])
+        self._task = task
+        self._ticket = self._new_ticket()
+        self._pipe = ResultPipe(Path(task["pipe"]))
+        self._source = Path(task["source"])
         self._first = b""
         self._chunks: Any = None
 
@@ -218,18 +220,13 @@ class _Stream:
             options=options,
             input_bytes=upload.size,
         )
-        ticket = Ticket(
-            "video",
-            {
-                "kind": "video",
-                "source": str(upload.path),
-                "pipe": str(path),
-                "options": options,
-            },
-            on_event=lambda message: service.jobs.set_progress(job.id, message),
-            stall_seconds=service.limits.stall_seconds,
-        )
-        stream = cls(service, job, ticket, ResultPipe(path))
+        task = {
+            "kind": "video",
+            "source": str(upload.path),
+            "pipe": str(path),
+            "options": options,
+        }
+        stream = cls(service, job, task)
         try:
             await stream._begin()
         except BaseException as error:
@@ -239,9 +236,32 @@ class _Stream:
 
     async def _begin(self) -> None:
         service = self._service
-        service.pool.submit(self._ticket)
-        service.jobs.adopt(self._job.id, self._ticket)
+        self._submit()
         await asyncio.to_thread(service.store.insert, self._job)
+        try:
+            await self._receive_first()
+        except WorkerLost:  # it left no byte, so another one can begin anew
+            self._pipe.close()
+            self._pipe, self._ticket = ResultPipe(self._pipe.path), self._new_ticket()
+            self._submit()
+            await self._receive_first()
+
+    def _new_ticket(self) -> Ticket:
+        service, job_id = self._service, self._job.id
+        return Ticket(
+            "video",
+            self._task,
+            on_event=lambda message: service.jobs.set_progress(job_id, message),
+            stall_seconds=service.limits.stall_seconds,
+        )
+
+    def _submit(self) -> None:
+        self._service.pool.submit(self._ticket)
+        self._service.jobs.adopt(self._job.id, self._ticket)
+
+    async def _receive_first(self) -> None:
+        """Waits for the first bytes of what was submitted. Raises ApiError."""
+        service = self._service
         reader = await self._pipe.open()
         await service.pool.wait_started(self._ticket, service.limits.queue_seconds)
         self._chunks = pipe_chunks(self._pipe, reader, self._ticket.outcome)

@@ -59,6 +59,7 @@ def serve(channel: Channel, tasks: Mapping[str, TaskFunction], hello: Message) -
     channel.send({"event": "ready", **hello})
     reader.start()
     while (task := inbox.get()) is not None:
+        channel.send({"event": "begun"})  # until here a death would cost the task nothing
         outcome = _outcome(task, tasks, TaskContext(_reporter(channel), cancelled))
         channel.send(outcome)
         if outcome["event"] == "unfit":

@@ -1,7 +1,8 @@
 """The pool: as many supervised workers as wanted, and the queues in front of them.
 
 Each slot is a loop: start a worker, give it tickets, replace it when it died (with back-off) or
-has done enough. A dead worker fails or retries only the ticket it held.
+has done enough. A dead worker fails or retries only the ticket it held; one that it had not begun
+waits for the next worker as if it had never been handed out.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from server.errors import ApiError
 from server.logs import log_event
 from server.workers.channel import Message
-from server.workers.process import CANCEL_SECONDS, WorkerDied, WorkerProcess, WorkerUnusable
+from server.workers.process import WorkerDied, WorkerProcess, WorkerUnusable
+from server.workers.settling import WorkerLost, died, fail, hear, log_failure, settle
 from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
+from server.workers.watchdog import watch
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 30.0
 
@@ -53,6 +57,8 @@ class Slot:
     """Why the worker cannot start, in one sentence."""
     failures: int = 0
     """Deaths in a row without a finished task."""
+    exit_status: int | None = None
+    """Of the worker before; a negative one is the signal that ended it."""
     is_stand_in: bool = False
     """Serves only pictures, and only until a real worker is ready."""
     retired: bool = False
@@ -131,7 +137,7 @@ class WorkerPool:
         self._stopping.set()
         for queue in self._queues.values():
             while queue:
-                _fail(queue.popleft(), TicketCancelled())
+                fail(queue.popleft(), TicketCancelled())
         self._notify()
         for loop in self._loops:
             loop.cancel()
@@ -190,7 +196,7 @@ class WorkerPool:
         ticket.cancel_requested.set()
         if ticket in self._queues[ticket.kind]:
             self._queues[ticket.kind].remove(ticket)
-            _fail(ticket, TicketCancelled())
+            fail(ticket, TicketCancelled())
             self._notify()
 
     def idle_for(self, kind: TicketKind) -> int:
@@ -258,7 +264,12 @@ class WorkerPool:
             except (WorkerDied, OSError):  # OSError: no process could be started
                 slot.failures += 1
                 self._on_death()
-                log_event("worker_died", worker=slot.index, failures=slot.failures)
+                log_event(
+                    "worker_died",
+                    worker=slot.index,
+                    failures=slot.failures,
+                    exit_status=slot.exit_status,
+                )
                 self._set_state(slot, "restarting")
                 backoff = FIRST_BACKOFF_SECONDS * 2 ** (slot.failures - 1)
                 with contextlib.suppress(TimeoutError):
@@ -289,6 +300,7 @@ class WorkerPool:
         finally:
             slot.worker = None
             await worker.close()
+            slot.exit_status = worker.exit_status
 
     def _on_start_event(self, slot: Slot, message: Message) -> None:
         if message["event"] == "building":
@@ -303,96 +315,46 @@ class WorkerPool:
         self._set_state(slot, "busy")
         ticket.engine = worker.engine
         ticket.touch()
-        ticket.started.set()
-        watch = asyncio.create_task(_watch(worker, ticket))
+        watchdog = asyncio.create_task(watch(worker, ticket))
         try:
-            message = await worker.run(ticket.task, lambda event: _hear(ticket, event))
+            message = await worker.run(ticket.task, partial(hear, ticket), ticket.started.set)
             if message["event"] == "unfit":
-                self._settle_dead(ticket, ApiError.from_dict(message["error"]), retry=True)
+                self._settle_dead(ticket, WorkerLost.from_dict(message["error"]), retry=True)
                 raise _WorkerUnfit
-            _settle(ticket, message)
+            settle(ticket, message)
         except _WorkerUnfit:
             raise
         except WorkerDied:
-            reason = watch.result() if watch.done() and not watch.cancelled() else None
+            if not worker.has_begun and not ticket.cancel_requested.is_set():
+                # It was dead when this was handed to it: for the ticket nothing has happened.
+                self._requeue(ticket)
+                raise
+            reason = watchdog.result() if watchdog.done() and not watchdog.cancelled() else None
             # A job that stood still goes on after its last segment: a device may hang only once.
             again = reason is None or ticket.kind == "job"
-            self._settle_dead(ticket, reason or _died(), retry=again)
+            self._settle_dead(ticket, reason or died(), retry=again)
             raise
         except asyncio.CancelledError:
-            _fail(ticket, TicketCancelled())
+            fail(ticket, TicketCancelled())
             raise
         finally:
-            watch.cancel()
+            watchdog.cancel()
             self._long_running -= long
             slot.works_long = False
             self._notify()
 
     def _settle_dead(self, ticket: Ticket, error: ApiError, *, retry: bool) -> None:
         if ticket.cancel_requested.is_set():
-            _fail(ticket, TicketCancelled())
+            fail(ticket, TicketCancelled())
         elif retry and ticket.retries > 0:
             ticket.retries -= 1
-            self._queues[ticket.kind].appendleft(ticket)
+            self._requeue(ticket)
         else:
-            _fail(ticket, error)
+            log_failure(ticket, error)
+            fail(ticket, error)
 
-
-def _died() -> ApiError:
-    return ApiError("engine_failed", "the worker process died while it worked on this")
-
-
-async def _watch(worker: WorkerProcess, ticket: Ticket) -> ApiError | None:
-    """Kills the worker when its ticket is too slow, stalls, or ignores being cancelled.
-
-    Returns why, or None when the ticket was cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while not ticket.cancel_requested.is_set():
-        ends = [
-            (began, ticket.total_seconds, "this took too long"),
-            (ticket.heard_at, ticket.stall_seconds, "the work stood still"),
-        ]
-        due = [(since + limit, limit, why) for since, limit, why in ends if limit is not None]
-        for when, limit, why in due:
-            if loop.time() >= when:
-                worker.kill()
-                return ApiError("timed_out", f"{why} and was stopped", limit=limit)
-        wait = min((when for when, _, _ in due), default=None)
-        timeout = None if wait is None else max(0.01, wait - loop.time())
-        # Not wait_for: on 3.11 it swallows its own cancellation when the event is set just then,
-        # and this would kill the worker ten seconds later, in the middle of another ticket.
-        asked = asyncio.ensure_future(ticket.cancel_requested.wait())
-        try:
-            await asyncio.wait({asked}, timeout=timeout)
-        finally:
-            asked.cancel()
-    await worker.cancel()
-    await asyncio.sleep(CANCEL_SECONDS)
-    worker.kill()
-    return None
-
-
-def _hear(ticket: Ticket, message: Message) -> None:
-    ticket.touch()
-    ticket.on_event(message)
-
-
-def _settle(ticket: Ticket, message: Message) -> None:
-    if "bug" in message:
-        log_event("task_bug", task=ticket.task.get("kind"), traceback=message["bug"])
-    match message["event"]:
-        case "done":
-            if not ticket.outcome.done():
-                ticket.outcome.set_result(message["result"])
-        case "cancelled":
-            _fail(ticket, TicketCancelled())
-        case _:
-            _fail(ticket, ApiError.from_dict(message["error"]))
-
-
-def _fail(ticket: Ticket, error: Exception) -> None:
-    if not ticket.outcome.done():
-        ticket.outcome.set_exception(error)
-        ticket.outcome.exception()  # marks it as seen: the caller may be gone
+    def _requeue(self, ticket: Ticket) -> None:
+        if self._stopping.is_set():  # nobody comes any more
+            fail(ticket, TicketCancelled())
+        else:
+            self._queues[ticket.kind].appendleft(ticket)

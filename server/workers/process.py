@@ -44,6 +44,8 @@ class WorkerProcess:
         """Backend, version, device, model, …; known after ``wait_ready``."""
         self.sandbox: dict[str, bool] = {}
         """What its media children really give up here; known after ``wait_ready``."""
+        self.has_begun = False
+        """Whether it has begun with the last task that it was given."""
 
     @classmethod
     async def start(cls, command: Sequence[str], config: Message) -> WorkerProcess:
@@ -71,6 +73,11 @@ class WorkerProcess:
         """Of the process, which leads its group."""
         return self._process.pid
 
+    @property
+    def exit_status(self) -> int | None:
+        """Of the process; a negative one is the signal that ended it; None while it runs."""
+        return self._process.returncode
+
     async def wait_ready(self, on_event: Callable[[Message], None]) -> None:
         """Waits until the engine is open; ``on_event`` hears how far a plan is built.
 
@@ -88,18 +95,34 @@ class WorkerProcess:
                 raise WorkerUnusable(message["message"])
             on_event(message)
 
-    async def run(self, task: Message, on_event: Callable[[Message], None]) -> Message:
+    async def run(
+        self,
+        task: Message,
+        on_event: Callable[[Message], None],
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> Message:
         """Runs ``task``; returns the message that ended it (done, failed or cancelled).
+
+        Args:
+            task: what to do.
+            on_event: hears progress.
+            on_begin: called when the worker says that it begins.
 
         Raises:
             WorkerDied: the process ended first.
         """
+        self.has_begun = False
         await self._send({"event": "task", "task": task})
         while True:
             message = await self._receive()
-            if message["event"] != "progress":
-                return message
-            on_event(message)
+            match message["event"]:
+                case "begun":
+                    self.has_begun = True
+                    on_begin()
+                case "progress":
+                    on_event(message)
+                case _:
+                    return message
 
     async def cancel(self) -> None:
         """Asks the running task to stop; ``run`` then returns."""

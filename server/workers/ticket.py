@@ -32,13 +32,13 @@ class Ticket:
     stall_seconds: float | None = None
     """Killed when nothing was heard of it for this long."""
     retries: int = 0
-    """How often it may start again after its worker died."""
+    """How often it may start again after its worker died at it."""
     outcome: asyncio.Future[Message] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     """The result of the task. Raises ApiError, or TicketCancelled."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a worker has taken it for the first time."""
+    """Set when a worker has begun with it for the first time."""
     cancel_requested: asyncio.Event = field(default_factory=asyncio.Event)
     engine: Message = field(default_factory=dict)
     """Who works on it; known once it has started."""

@@ -86,6 +86,12 @@ def main() -> None:
     channel.send({"event": "building", "what": "a plan", "fraction": 0.5})
     if config.get("backend") == "auto":
         Path(config["cache_dir"]).read_bytes()  # a FIFO: built when the test says so
+    marker = Path(config.get("dies_before_it_begins", os.devnull))
+    if config.get("always") or not marker.exists():
+        channel.send({"event": "ready", "engine": {}})
+        next(channel.messages())
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     serve(channel, TASKS, {"engine": {"backend": "fake", "name": config.get("backend", "")}})
 
 

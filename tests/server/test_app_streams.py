@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.server.live import LiveServer, live_server, wait_ready, wait_until
@@ -39,6 +40,14 @@ class Gate:
 
     def wait_reached(self) -> None:
         wait_until((self.folder / "reached").exists, "the gate")
+
+    def kill_worker(self) -> None:
+        """While it stands at the gate; the next one will come there, too."""
+        self.wait_reached()
+        (self.folder / "reached").unlink()
+        children = psutil.Process(self.server.process.pid).children()
+        (worker,) = [child for child in children if "--worker" in child.cmdline()]
+        worker.kill()
 
     def states(self) -> list[str]:
         """Of every video so far, the newest first."""
@@ -85,6 +94,25 @@ def test_leaving_in_the_middle_stops_the_work(tmp_path: Path) -> None:
         client.close()
         wait_until(lambda: gate.states() == ["cancelled"], "cancelled")
         assert gate.open() < FRAMES // 2
+
+
+@pytest.mark.parametrize(("deaths", "status", "states"), [(1, 200, ["done"]), (2, 500, ["failed"])])
+def test_a_worker_that_dies_before_the_first_byte_is_replaced_once(
+    deaths: int, status: int, states: list[str], tmp_path: Path
+) -> None:
+    with gated(tmp_path, at_frame=5) as gate, gate.post() as client:
+        for _ in range(deaths):
+            gate.kill_worker()
+        if status == 200:
+            gate.wait_reached()
+            assert gate.open() >= FRAMES
+        answer = client.makefile("rb")
+        head = answer.readline()
+        wait_until(lambda: gate.states() == states, f"{states}")
+        assert head.startswith(b"HTTP/1.1 %d" % status), (head, gate.server.log())
+        client.shutdown(socket.SHUT_WR)
+        body = answer.read()
+    assert body.endswith(b"0\r\n\r\n") if status == 200 else b"engine_failed" in body
 
 
 @pytest.mark.parametrize(

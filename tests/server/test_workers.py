@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from server.errors import ApiError
-from server.workers.pool import PoolOptions, WorkerPool, _watch
+from server.workers.pool import PoolOptions, WorkerPool
 from server.workers.process import WorkerProcess
-from server.workers.ticket import Ticket, TicketCancelled
+from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
+from server.workers.watchdog import watch
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 ENVIRONMENT_ROOT = str(Path(__file__).parents[2])
@@ -105,6 +106,45 @@ def test_a_ticket_that_always_kills_fails_and_the_pool_lives(tmp_path: Path) -> 
                 await pool.run(Ticket("picture", task, retries=1), 20)
             assert failed.value.status == 500
             assert (await pool.run(Ticket("picture", {"kind": "echo", "say": 2}), 20))["said"] == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_whose_worker_is_dead_before_it_begins_goes_to_another(
+    kind: TicketKind, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        markers = [str(tmp_path / f"{number}") for number in range(2)]
+        configs = [{"dies_before_it_begins": marker} for marker in markers]
+        async with running_pool(configs=configs) as pool:
+            await until(lambda: all(slot.state == "idle" for slot in pool.slots))
+            ticket = Ticket(kind, {"kind": "echo", "say": "x4"}, retries=0)
+            assert (await pool.run(ticket, 20))["said"] == "x4"
+            assert sum(slot.exit_status == -signal.SIGKILL for slot in pool.slots) >= 1
+            assert ticket.retries == 0
+
+    run(test)
+
+
+def test_a_task_that_finds_only_dead_workers_ends_in_time_and_can_be_cancelled(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        config = {"dies_before_it_begins": str(tmp_path / "m"), "always": True}
+        async with running_pool(configs=[config]) as pool:
+            ticket = Ticket("picture", {"kind": "echo", "say": 1})
+            with pytest.raises(ApiError) as late:
+                await pool.run(ticket, 0.5)
+            assert (late.value.status, late.value.code) == (503, "queue_full")
+            with pytest.raises(TicketCancelled):
+                await ticket.outcome
+            waiting = Ticket("video", {"kind": "echo", "say": 1})
+            pool.submit(waiting)
+            await until(lambda: pool.slots[0].state == "restarting")
+            assert not waiting.started.is_set()
+        with pytest.raises(TicketCancelled):  # the pool has stopped
+            await waiting.outcome
 
     run(test)
 
@@ -242,13 +282,13 @@ def test_a_ticket_that_is_cancelled_as_it_ends_leaves_its_worker_alone() -> None
 
     async def test() -> None:
         ticket = Ticket("picture", {})
-        watch = asyncio.create_task(_watch(Untouched(), ticket))
+        watchdog = asyncio.create_task(watch(Untouched(), ticket))
         await asyncio.sleep(0)
         ticket.cancel_requested.set()
         await asyncio.sleep(0)  # its wait is over, but it does not know yet
-        watch.cancel()
+        watchdog.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await watch
+            await watchdog
 
     run(test)
 
