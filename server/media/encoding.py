@@ -20,6 +20,11 @@ FRAME_DURATION_FLAG = 1 << 8
 """AV_CODEC_FLAG_FRAME_DURATION: packets keep the duration of their frame."""
 
 
+_FEWEST_WITH_DTS = 3
+"""x265 derives decoding times from its third frame; of fewer they are whatever was in memory, and
+the muxer refuses them or moves the whole video by centuries."""
+
+
 @dataclass(frozen=True, slots=True)
 class PictureSpec:
     """What comes in and what is written. Sizes in pixels."""
@@ -113,7 +118,11 @@ class PictureEncoder:
 
     def flush(self) -> list[Packet[VideoStream]]:
         """What the encoder still holds."""
-        return self.stream.encode(None)
+        packets = self.stream.encode(None)
+        if self.stream.codec_context.name == "libx265" and self.frames < _FEWEST_WITH_DTS:
+            for packet in packets:
+                packet.dts = packet.pts
+        return packets
 
     def _convert(self, slot: memoryview) -> VideoFrame:
         picture = self._picture
