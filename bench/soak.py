@@ -70,6 +70,8 @@ class Soak:
     jobs_lost: int = 0
     """That did not end as done, or whose result could not be fetched."""
     statuses: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    """Every answer of 500 and above, as it came."""
     mischief: dict[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
@@ -113,6 +115,8 @@ class Soak:
                 self.requests += 1
                 status = str(answer.status_code)
                 self.statuses[status] = self.statuses.get(status, 0) + 1
+                if answer.is_server_error:
+                    self.errors.append(f"{status}: {answer.text}")
             self._job(client)
 
     def _kinds(self, client: httpx.Client) -> list[Callable[[], httpx.Response]]:
@@ -166,6 +170,7 @@ class Soak:
             "jobs": self.jobs,
             "jobs_lost": self.jobs_lost,
             "statuses": self.statuses,
+            "errors": self.errors,
             "mischief": self.mischief,
             "growth": growth,
             "rss_mib_per_1000_requests": round(slope, 2),

@@ -19,6 +19,10 @@ from server.media.decode import Decoder
 from server.media.probe import VideoInfo
 from server.media.timing import StageTimes
 
+LONGEST_STILL = 100
+"""Frames in a row that share one result; the next one is upscaled again. Repetitions come out after
+their successor, so without an end a still picture would show no progress for minutes."""
+
 
 class FrameUpscaler(Protocol):
     """What a video job needs of ``engine.upscaler.Upscaler``."""
@@ -68,8 +72,9 @@ class FrameFlow:
         Args:
             decoder: where the frames come from; iterated by the flow.
             upscaler: runs them; stays open.
-            check: called for every frame; raises to stop.
-            reuse_duplicates: take the previous result for an exact repetition.
+            check: called for every frame, repetitions as soon as they are seen; raises to stop.
+            reuse_duplicates: take the previous result for an exact repetition, up to
+                ``LONGEST_STILL`` frames long.
             shift: subtracted from every pts.
             fresh_at: pts (before the shift) of frames that are never taken for repetitions.
         """
@@ -114,7 +119,9 @@ class FrameFlow:
         for decoded in self.times.each("decode", iter(self._decoder), inside="upscale"):
             moment = _Moment(decoded.pts - self._shift, decoded.duration)
             reusable = self._reuse and decoded.pts not in self._fresh_at
-            if reusable and previous is not None and _equal(previous, decoded.frame):
+            still = reusable and len(current) < LONGEST_STILL
+            if still and previous is not None and _equal(previous, decoded.frame):
+                self._check()
                 current.append(moment)
                 continue
             current = [moment]

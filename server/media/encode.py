@@ -30,6 +30,8 @@ from server.media.limits import Limits
 from server.media.wire import Message, slot_bytes
 
 _SLOTS = 3
+_MOST_REPEATS = 32
+"""On their way to the child at once: it must not look idle for as long as thousands take."""
 _GOP_SECONDS: dict[Pace, int] = {"file": 5, "stream": 1, "real_time": 1}
 _PATIENCE = 120.0
 _JOIN_SECONDS = 3600.0
@@ -122,6 +124,7 @@ class Encoder:
         self._patience = _PATIENCE if companions is None else companions.limits.no_progress_seconds
         self._check = check
         self._free = list(range(_SLOTS))
+        self._repeats = 0
         self.dropped: list[dict[str, Any]] = []
         self.copied: list[dict[str, Any]] = []
         pass_fds = (output,) if isinstance(output, int) else ()
@@ -150,7 +153,10 @@ class Encoder:
 
     def _hear(self, message: Message) -> None:
         """What the child says between ``ready`` and ``done``."""
-        self._free.append(int(message["slot"]))
+        if message["type"] == "repeated":
+            self._repeats -= 1
+        else:
+            self._free.append(int(message["slot"]))
 
     @property
     def pid(self) -> int:
@@ -166,7 +172,10 @@ class Encoder:
         self._child.send({"type": "frame", "slot": slot, "pts": pts, "duration": duration})
 
     def repeat(self, pts: int, duration: int) -> None:
-        """Queues the previous frame once more."""
+        """Queues the previous frame once more; waits while the encoder is far behind."""
+        while self._repeats >= _MOST_REPEATS or self._child.has_message():
+            self._hear(self._receive())
+        self._repeats += 1
         self._child.send({"type": "repeat", "pts": pts, "duration": duration})
 
     def finish(self) -> EncodeSummary:

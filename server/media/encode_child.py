@@ -314,6 +314,7 @@ def _encode_all(
                 send(inputs.answers, {"type": "free", "slot": slot})
             case "repeat":
                 packets = encoder.encode_again(message["pts"], message["duration"])
+                send(inputs.answers, {"type": "repeated"})
             case _:
                 break
         _mux(packets, side, output, tally)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from engine.frames import Nv12
 from server.media.colour import Colour
 from server.media.encode import EncodeOptions, Encoder
-from server.media.errors import CodecUnavailable, DiskFull, EncodeError
+from server.media.errors import Cancelled, CodecUnavailable, DiskFull, EncodeError
 from server.media.resample import area_resize
 from tests.server.media.clips import pattern, read_clip
 
@@ -76,6 +79,72 @@ def test_a_repeated_frame_is_the_previous_one_at_another_moment(tmp_path: Path) 
     pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in read.frames]
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
     assert np.abs(pictures[1] - pictures[2]).mean() > 20
+
+
+def test_only_a_few_repetitions_wait_for_an_encoder_that_is_behind(tmp_path: Path) -> None:
+    behind = False
+
+    def check() -> None:
+        if behind:
+            raise Cancelled
+
+    with Encoder(options(), None, tmp_path / "a.mkv", check) as encoder:
+        encoder.put(pattern(64, 48, 0), 0, 1)
+        for number in range(1, 200):
+            encoder.repeat(number, 1)
+        os.kill(encoder.pid, signal.SIGSTOP)
+        behind = True
+        sent = 200
+        with pytest.raises(Cancelled):  # noqa: PT012
+            for sent in range(200, 400):
+                encoder.repeat(sent, 1)
+        behind = False
+        os.kill(encoder.pid, signal.SIGCONT)
+        assert sent < 250
+        assert encoder.finish().frames == sent
+
+
+TIMES_OF_SHORT_VIDEOS = """
+import io, json, sys
+from fractions import Fraction
+import av
+from server.media.codecs import encoder_options, find_codec
+from server.media.colour import Colour
+from server.media.encoding import EncoderSpec, PictureEncoder, PictureSpec, Timings
+
+av.logging.set_level(None)
+picture = PictureSpec("rgb24", 64, 64, 64, 64, Colour().resolved(64), None, None)
+codec, found = find_codec("libx265"), []
+options = encoder_options(codec, quality=None, preset=None, pace="file", gop_frames=9)
+spec = EncoderSpec(codec.encoder, options, Fraction(1, 1000), Fraction(25), False)
+for count in (1, 2, 3):
+    output = av.open(io.BytesIO(), "w", format="matroska")
+    encoder = PictureEncoder(output, spec, picture, Timings())
+    output.start_encoding()
+    packets = []
+    for number in range(count):
+        packets += encoder.encode(memoryview(bytes(64 * 64 * 3)), number * 40, 40)
+    packets += encoder.flush()
+    output.mux(packets)
+    found.append([(packet.pts, packet.dts) for packet in packets])
+print(json.dumps(found))
+"""
+
+
+def test_one_and_two_frames_of_hevc_have_times_whatever_was_in_memory() -> None:
+    # What the allocator gives out is filled with a pattern, as memory that was used before is.
+    answer = subprocess.run(
+        [sys.executable, "-c", TIMES_OF_SHORT_VIDEOS],
+        env={**os.environ, "MALLOC_PERTURB_": "85"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    one, two, three = json.loads(answer.stdout)
+    assert (one, two) == ([[0, 0]], [[0, 0], [40, 40]])
+    assert sorted(pts for pts, _ in three) == [0, 40, 80]
+    stamps = [dts for _, dts in three]
+    assert stamps == sorted(set(stamps))
+    assert all(dts <= pts for pts, dts in three)
 
 
 @pytest.mark.parametrize(("codec", "enough"), [("libx264", 20), ("libx265", 26), ("libsvtav1", 36)])
