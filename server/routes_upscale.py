@@ -109,6 +109,7 @@ async def upscale(
 async def _picture(
     request: Request, service: Service, upload: Upload, result: Path, options: dict[str, Any]
 ) -> Response:
+    result.touch(0o600)  # what a worker fills is never left behind by one that comes too late
     ticket = Ticket(
         "picture",
         {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -89,3 +91,13 @@ class JobFolder:
     def preview(self) -> Path:
         """The newest frame as JPEG."""
         return self.path / "preview.jpg"
+
+    def remove_pieces(self) -> None:
+        """Removes segments and what a worker that was killed had not finished; errors are ignored.
+
+        To be called when nobody works on the job any more.
+        """
+        shutil.rmtree(self.segments, ignore_errors=True)
+        with suppress(OSError):
+            for unfinished in self.path.glob(".*.part"):
+                unfinished.unlink()

@@ -219,7 +219,7 @@ class JobRunner:
                 return
             self._metrics.tasks.labels("job", error.code).inc()
             # First, because a full disk could not even take the row that says so.
-            await asyncio.to_thread(shutil.rmtree, folder.segments, ignore_errors=True)
+            await asyncio.to_thread(folder.remove_pieces)
             await self.finish(job.id, state="failed", error=error.to_dict())
         else:
             self._metrics.tasks.labels("job", "done").inc()
@@ -241,16 +241,14 @@ class JobRunner:
         names = ("frames", "result_name", "result_bytes", "result_type", "manifest")
         changes = {name: result[name] for name in names}
         await self.finish(job.id, state="done", frames_total=result["frames"], **changes)
-        folder = self.folder(job.id)
-        await asyncio.to_thread(shutil.rmtree, folder.segments, ignore_errors=True)
+        await asyncio.to_thread(self.folder(job.id).remove_pieces)
 
     async def _on_cancelled(self, job: Job) -> None:
         now = await asyncio.to_thread(self._store.get, job.id)
         if now is not None and not now.is_finished:  # the server stops: it waits for the next one
             await asyncio.to_thread(self._store.update, job.id, state="queued")
         elif now is not None:
-            folder = self.folder(job.id)
-            await asyncio.to_thread(shutil.rmtree, folder.segments, ignore_errors=True)
+            await asyncio.to_thread(self.folder(job.id).remove_pieces)
 
     async def _clean_for_ever(self) -> None:
         while True:

@@ -35,6 +35,8 @@ def settle(ticket: Ticket, message: Message) -> None:
                 ticket.outcome.set_result(message["result"])
         case "cancelled":
             fail(ticket, TicketCancelled())
+        case _ if ticket.cancel_requested.is_set():  # its files are gone, so it may have tripped
+            fail(ticket, TicketCancelled())
         case _:
             error = ApiError.from_dict(message["error"])
             if error.status >= _OUR_FAULT:

@@ -29,6 +29,7 @@ from server.live.options import LiveOptions
 from server.live.work import run_live
 from server.manifest import Manifest
 from server.media.decode import DecodeOptions, Decoder
+from server.media.errors import Cancelled
 from server.media.limits import Limits
 from server.media.pictures import PictureLimits
 from server.picture_decoder import PictureDecoder
@@ -102,7 +103,7 @@ class EngineTasks:
         return {**asdict(self._main.info), "provenance": self._provenance({})}
 
     def picture(self, task: Message, context: TaskContext) -> Message:
-        """``source`` -> ``result``, a finished picture file."""
+        """``source`` -> ``result``, an empty file that becomes a picture."""
         limits, options = self._config["limits"], task["options"]
         upscaler = _TimedUpscaler(self._upscaler(options))
         began = time.perf_counter()
@@ -119,7 +120,7 @@ class EngineTasks:
         chosen = PictureOptions(**{name: options[name] for name in names if name in options})
         encoded = upscale_picture(picture, upscaler, chosen)
         context.raise_if_cancelled()
-        Path(task["result"]).write_bytes(encoded.data)
+        _fill_file(Path(task["result"]), encoded.data)
         done = time.perf_counter()
         upscale_ms = upscaler.seconds * 1e3
         return {
@@ -377,6 +378,16 @@ class _TimedUpscaler:
             return self._upscaler.upscale(frame)
         finally:
             self.seconds += time.perf_counter() - began
+
+
+def _fill_file(path: Path, data: bytes) -> None:
+    """Replaces the content of a file. Raises Cancelled when its caller has removed it."""
+    try:
+        with path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+    except FileNotFoundError:
+        raise Cancelled from None
 
 
 def _result_file(path: Path, container: str) -> Message:

@@ -42,6 +42,13 @@ def obey(task: Message, context: TaskContext) -> Message:
     return {}
 
 
+def trip(task: Message, context: TaskContext) -> Message:
+    """Finds its files gone when its caller has left, before it notices that."""
+    context.report({"working": True})
+    context.cancelled.wait()
+    raise FileNotFoundError("input")
+
+
 def wait_for(task: Message, context: TaskContext) -> Message:
     """Works until somebody writes into the FIFO ``gate``."""
     context.report({"working": True})
@@ -68,6 +75,7 @@ TASKS = {
     "hang": hang,
     "picture": hang,
     "obey": obey,
+    "trip": trip,
     "wait_for": wait_for,
     "check": check,
     "fail": fail,

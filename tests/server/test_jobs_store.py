@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ApiError
-from server.jobs.model import Job, JobKind, JobState, Progress
+from server.jobs.model import Job, JobFolder, JobKind, JobState, Progress
 from server.jobs.store import JobStore
 from server.jobs.view import job_view
 
@@ -119,3 +119,14 @@ def test_a_full_disk_is_507_and_nothing_is_half_written(store: JobStore) -> None
         store.insert(big)
     assert full.value.status == 507
     assert store.ids() == {"x"}
+
+
+def test_what_killed_workers_left_goes_with_the_segments(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    folder.segments.mkdir()
+    (folder.segments / "segment-00000.mkv").touch()
+    for name in ("input", "result.mp4", "preview.jpg", ".result.mp4.1f.part", ".preview.jpg.part"):
+        (tmp_path / name).touch()
+    folder.remove_pieces()
+    assert {path.name for path in tmp_path.iterdir()} == {"input", "result.mp4", "preview.jpg"}
+    JobFolder(tmp_path / "gone").remove_pieces()

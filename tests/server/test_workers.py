@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 
 from server.errors import ApiError
+from server.logs import LOGGER
+from server.media.errors import Cancelled
 from server.workers.pool import PoolOptions, WorkerPool
 from server.workers.process import WorkerProcess
+from server.workers.tasks import _fill_file
 from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
 from server.workers.watchdog import watch
 
@@ -186,6 +190,39 @@ def test_a_caller_that_leaves_cancels_its_task_and_frees_the_worker() -> None:
             assert pool.slots[0].failures == 0  # asked, not killed
 
     run(test)
+
+
+def test_a_task_that_trips_over_what_its_caller_took_away_is_cancelled_and_no_bug(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(LOGGER), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger(LOGGER), "propagate", False)
+
+    async def test() -> None:
+        async with running_pool() as pool:
+            working = asyncio.Event()
+            ticket = Ticket("picture", {"kind": "trip"}, on_event=lambda _: working.set())
+            pool.submit(ticket)
+            await working.wait()
+            pool.cancel(ticket)
+            with pytest.raises(TicketCancelled):
+                await ticket.outcome
+            with pytest.raises(ApiError):
+                await pool.run(Ticket("picture", {"kind": "bug"}), 20)
+
+    run(test)
+    bugs = [record.__dict__["fields"] for record in caplog.records if record.msg == "task_bug"]
+    assert [bug["task"] for bug in bugs] == ["bug"]
+    assert "RuntimeError: secret detail" in bugs[0]["traceback"]
+
+
+def test_a_result_is_not_left_behind_when_its_caller_has_gone(tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        _fill_file(tmp_path / "result", b"late")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "result").write_bytes(b"what a worker that died had written")
+    _fill_file(tmp_path / "result", b"whole")
+    assert (tmp_path / "result").read_bytes() == b"whole"
 
 
 def test_the_queue_is_bounded_and_a_ticket_does_not_wait_for_ever(tmp_path: Path) -> None:
