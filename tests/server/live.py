@@ -33,7 +33,7 @@ class LiveServer:
     data_dir: Path
 
     def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, timeout=DEADLINE_SECONDS, trust_env=False, **options)  # type: ignore[arg-type]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)

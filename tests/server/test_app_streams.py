@@ -68,7 +68,9 @@ def gated(folder: Path, at_frame: int) -> Iterator[Gate]:
     clip = write_clip(folder / "clip", Clip(frames=FRAMES)).read_bytes()
     arguments = (str(at_frame), str(folder))
     module = "tests.server.gated_server"
-    with live_server(folder / "data", *arguments, module=module) as server:
+    # Long enough for the next worker to start on a busy machine.
+    settings = {"SR_QUEUE_SECONDS": "80"}
+    with live_server(folder / "data", *arguments, module=module, **settings) as server:
         wait_ready(server)
         yield Gate(server, folder, clip)
         assert not list((server.data_dir / "spool").iterdir())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from websockets.sync.client import connect
@@ -15,32 +16,38 @@ from tests.server.live import LiveServer, live_server, png, wait_ready, wait_unt
 from tests.server.media.clips import Clip, write_clip
 
 Ask = Callable[[LiveServer, Path], int]
+PATIENCE_SECONDS = 80
+"""A busy machine takes its time to start the next worker."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with live_server(tmp_path_factory.mktemp("data")) as running:
+    seconds = str(PATIENCE_SECONDS)
+    with live_server(tmp_path_factory.mktemp("data"), SR_QUEUE_SECONDS=seconds) as running:
         wait_ready(running)
         yield running
 
 
+def post(server: LiveServer, content: bytes) -> int:
+    url = f"{server.url}/upscale"
+    answer = httpx.post(url, content=content, timeout=PATIENCE_SECONDS, trust_env=False)
+    return answer.status_code
+
+
 def picture(server: LiveServer, _: Path) -> int:
-    with server.client() as client:
-        return client.post("/upscale", content=png()).status_code
+    return post(server, png())
 
 
 def video(server: LiveServer, folder: Path) -> int:
-    clip = write_clip(folder / "clip", Clip(frames=3)).read_bytes()
-    with server.client() as client:
-        return client.post("/upscale", content=clip).status_code
+    return post(server, write_clip(folder / "clip", Clip(frames=3)).read_bytes())
 
 
 def live(server: LiveServer, _: Path) -> int:
     url = server.url.replace("http", "ws") + "/stream?width=8&height=8&format=rgb24&answer=rgb24"
     with connect(url, proxy=None) as stream:
         stream.send(bytes(192))
-        kinds = [json.loads(stream.recv(60))["type"] for _ in range(2)]
-        while isinstance(stream.recv(60), str):
+        kinds = [json.loads(stream.recv(PATIENCE_SECONDS))["type"] for _ in range(2)]
+        while isinstance(stream.recv(PATIENCE_SECONDS), str):
             pass
     return 200 if kinds == ["waiting", "hello"] else 500
 

@@ -44,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SR_LIVE_STREAMS_PER_KEY": "1",
         "SR_REQUESTS_PER_SECOND": "1000",
         "SR_SLOW_READER_SECONDS": "3",
+        "SR_QUEUE_SECONDS": "80",
         "SR_REQUEST_BURST": "1000",
     }
     with live_server(folder, **settings) as running:
@@ -67,7 +68,7 @@ def send_all(stream: ClientConnection, *messages: str | bytes) -> None:
 
 
 def hello(stream: ClientConnection) -> Json:
-    while (message := json.loads(stream.recv(30)))["type"] == "waiting":
+    while (message := json.loads(stream.recv(80)))["type"] == "waiting":
         pass
     assert message["type"] == "hello", message
     return message
