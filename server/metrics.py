@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,10 +21,11 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from server.media.timing import BUCKETS_MS, bucket_name, percentiles
+from server.media.timing import BUCKETS_MS, bucket_name
 
 LAG_PERIOD_SECONDS = 0.1
-_COUNTED = ("frames", "total_ms", *map(bucket_name, BUCKETS_MS))
+_BUCKET_NAMES = tuple(map(bucket_name, BUCKETS_MS))
+_COUNTED = ("frames", "total_ms", *_BUCKET_NAMES)
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.13, 0.26, 0.5, 1, 2, 5)
 
@@ -40,13 +42,18 @@ class StageHistogram(Collector):
     def add_times(self, kind: str, stages: Mapping[str, Mapping[str, float]]) -> None:
         """Adds what ``server.media.timing.percentiles`` counted for each stage."""
         for stage, times in stages.items():
-            known = self._sums.setdefault((kind, stage), {})
+            known = self._sums.setdefault((kind, stage), dict.fromkeys(_COUNTED, 0.0))
             for name in _COUNTED:
-                known[name] = known.get(name, 0.0) + times.get(name, 0.0)
+                known[name] += times.get(name, 0.0)
 
     def observe(self, kind: str, stages_ms: Mapping[str, float]) -> None:
         """Adds one time of each stage, in milliseconds."""
-        self.add_times(kind, {stage: percentiles([time]) for stage, time in stages_ms.items()})
+        for stage, spent in stages_ms.items():
+            known = self._sums.setdefault((kind, stage), dict.fromkeys(_COUNTED, 0.0))
+            counted = bisect_left(BUCKETS_MS, spent)  # the first bucket that it fits into
+            for name in ("frames", *_BUCKET_NAMES[counted:]):
+                known[name] += 1
+            known["total_ms"] += spent
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For the registry."""

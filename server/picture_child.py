@@ -16,9 +16,8 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
 
-from server.media import sandbox
+from server.media import landlock, sandbox, syscall_filter
 from server.media.errors import MediaError, UnusableMedia
 from server.media.picture_modes import decode_picture
 from server.media.pictures import PictureLimits
@@ -34,22 +33,34 @@ MEMORY_BYTES_PER_PIXEL = 40
 def main() -> int:
     """Serves requests from the socket on file descriptor 0 until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for our parent to handle
-    sandbox.isolate()
-    gc.freeze()  # children collect nothing of ours, so they copy no page of it
     with socket.socket(fileno=os.dup(0)) as requests:
         # A child that lives longer than this process must not keep the socket open.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        give_up()
         while True:
             message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
             if not message:
                 return 0
-            pid = os.fork()
-            if pid == 0:
+            request = json.loads(message)
+            limits = PictureLimits(**request["limits"])
+            if os.fork() == 0:
                 requests.close()
-                _run_child(json.loads(message), *descriptors)
+                _run_child(limits, request["keep_gps"], *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             _reap()
+
+
+def give_up() -> None:
+    """What no child needs: the network, privileges, files.
+
+    Done once and before the forks: whatever a child does for the first time copies pages.
+    """
+    sandbox.isolate()
+    landlock.see_only(())
+    syscall_filter.prepared()
+    gc.disable()
+    gc.freeze()
 
 
 def _reap() -> None:
@@ -58,13 +69,12 @@ def _reap() -> None:
             pass
 
 
-def _run_child(request: dict[str, Any], picture_fd: int, result_fd: int) -> None:
+def _run_child(limits: PictureLimits, keep_gps: bool, picture_fd: int, result_fd: int) -> None:
     """Decodes one picture, writes the outcome and ends the process."""
-    limits = PictureLimits(**request["limits"])
-    _limit_process(limits)
+    limit_process(limits)
     try:
         with open(picture_fd, "rb") as stream:  # a descriptor, not a path
-            picture = decode_picture(stream, limits, keep_gps=request["keep_gps"])
+            picture = decode_picture(stream, limits, keep_gps=keep_gps)
         parts = pack_picture(picture)
     except MediaError as error:
         parts = [pack_error(error)]
@@ -78,11 +88,12 @@ def _run_child(request: dict[str, Any], picture_fd: int, result_fd: int) -> None
     os._exit(0)
 
 
-def _limit_process(limits: PictureLimits) -> None:
+def limit_process(limits: PictureLimits) -> None:
+    """What is left after ``give_up`` to decode one picture: memory, time, and few system calls."""
     memory = BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * limits.max_pixels
     sandbox.limit(memory_bytes=memory, cpu_seconds=None, may_write_files=False)
     signal.setitimer(signal.ITIMER_REAL, limits.decode_seconds)
-    sandbox.confine()  # the picture and the pipe are open
+    syscall_filter.install()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from server.media.errors import UnusableMedia
 from server.media.pictures import Picture, PictureLimits
 from server.picture_wire import ResultPipe, pack_request, receive_picture
 
-RECYCLE_AFTER = 200
+RECYCLE_AFTER = 10_000
 """Pictures after which the warm process is replaced, so that no leak in it can grow."""
 
 _GRACE_SECONDS = 5.0

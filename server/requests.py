@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.types import Scope
 
 from server.access import Caller
@@ -218,7 +219,35 @@ class UpscaleQuery(BaseModel):
             raise ApiError("bad_parameter", str(error)) from None
 
 
-UpscaleDependency = Annotated[UpscaleQuery, Query()]
+def upscale_query_of(request: Request) -> UpscaleQuery:
+    """The query, as ``Annotated[UpscaleQuery, Query()]`` would give it to a route.
+
+    FastAPI looks at every field of such a model anew for each request, which takes a sixth of all
+    that a picture costs the HTTP process.
+
+    Raises:
+        RequestValidationError: a parameter is wrong.
+    """
+    try:
+        return UpscaleQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        found = [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(found) from None
+
+
+def upscale_parameters() -> list[dict[str, Any]]:
+    """For OpenAPI: the query of a route that takes it with ``upscale_query_of``."""
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema["description"],
+            "schema": {key: value for key, value in schema.items() if value is not None},
+        }
+        for name, schema in UpscaleQuery.model_json_schema()["properties"].items()
+    ]
+
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,6 +23,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BackendName = Literal["auto", "winograd", "onnxruntime", "tensorrt", "tensorrt_rtx", "nearest"]
+CPU_BACKEND = "cpu"
+"""In the configuration of a worker only: what ``auto`` takes where no GPU runs."""
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -140,8 +143,9 @@ class Settings(BaseSettings):
     """CPU threads of one worker's engine; by default the engine decides."""
     workers: int = Field(default=0, ge=0, le=64)
     """Engine workers; 0 is one per device and one more, so that pictures never wait for a video."""
-    recycle_tasks: int = Field(default=200, ge=1)
-    """A worker is replaced after this many tasks, so that no leak lives long."""
+    recycle_tasks: int = Field(default=10_000, ge=1)
+    """A worker is replaced after this many pictures, so that no leak lives long; a video, a job or
+    a live stream counts as 50."""
     cluster: str | None = None
     """Jobs run on this Ray cluster: ``auto`` or ``HOST:PORT`` of its head."""
     segment_seconds: float = Field(default=10, gt=0)
@@ -165,7 +169,7 @@ class Settings(BaseSettings):
             raise ValueError("SR_REQUIRE_FPS needs a measurement: do not set SR_CALIBRATE=off")
         return self
 
-    @property
+    @cached_property  # every request asks
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         if self.host == "localhost":

@@ -77,7 +77,8 @@ class StreamResponse(Response):
     async def _send_in_time(self, send: Send, body: Message) -> None:
         limit = self._slow_reader_seconds
         try:
-            await asyncio.wait_for(send(body), limit)
+            async with asyncio.timeout(limit):
+                await send(body)
         except TimeoutError:
             raise ApiError(
                 "too_slow", "the client read nothing for too long", limit=limit

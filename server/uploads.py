@@ -161,7 +161,8 @@ async def _timed_body(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     stream = request.stream()
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream), limits.body_idle_seconds)
+            async with asyncio.timeout(limits.body_idle_seconds):
+                chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:

@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import struct
+from functools import cache
 
 _ALLOWED = """
     read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 munmap=11 brk=12
@@ -56,14 +57,21 @@ def install() -> bool:
     """
     if platform.machine() != "x86_64" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
-    instructions = _filter(os.getpid())
+    before, after = prepared()
+    own_signals = _if_argument(_TGKILL, 0, _IF_EQUAL, os.getpid(), (_RETURN_ALLOW, errno.EPERM))
+    instructions = before + b"".join(own_signals) + after
     program = _Program(len(instructions) // 8, instructions)
     libc = ctypes.CDLL(None, use_errno=True)
     flags = ctypes.c_ulong(_ALL_THREADS)
     return bool(libc.syscall(_SECCOMP, _SET_MODE_FILTER, flags, ctypes.byref(program)) == 0)
 
 
-def _filter(pid: int) -> bytes:
+@cache
+def prepared() -> tuple[bytes, bytes]:
+    """The filter, before and after the one rule that knows the process.
+
+    Call it before a fork, and no child needs to make it again.
+    """
     code = [
         _step(_LOAD, _ARCHITECTURE),
         _step(_IF_EQUAL, _X86_64, 1, 0),
@@ -76,7 +84,7 @@ def _filter(pid: int) -> bytes:
     code += _if_argument(_CLONE, 0, _IF_ANY_BIT, _CLONE_THREAD, (_RETURN_ALLOW, errno.EPERM))
     for number in (_MMAP, _MPROTECT):
         code += _if_argument(number, 2, _IF_ANY_BIT, _PROT_EXEC, (errno.EPERM, _RETURN_ALLOW))
-    code += _if_argument(_TGKILL, 0, _IF_EQUAL, pid, (_RETURN_ALLOW, errno.EPERM))
+    before, code = b"".join(code), []
     code += _if_argument(_PRLIMIT, 0, _IF_EQUAL, 0, (_RETURN_ALLOW, errno.EPERM))
     # Refusals that somebody asks about: Python takes ENOTTY for "no device" and libraries take
     # EPERM for "no real-time priority here".
@@ -84,7 +92,7 @@ def _filter(pid: int) -> bytes:
     for number in _SET_PRIORITIES:
         code += _refusal(number, errno.EPERM)
     code.append(_step(_RETURN, _RETURN_ERROR | errno.ENOSYS))  # clone3 too: glibc then uses clone
-    return b"".join(code)
+    return before, b"".join(code)
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -23,6 +23,8 @@ from server.workers.settling import WorkerLost, died, fail, hear, log_failure, s
 from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
 from server.workers.watchdog import watch
 
+LONG_TASK_WEIGHT = 50
+"""Pictures that wear a worker out as much as one video, job or live stream."""
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 30.0
 
 
@@ -34,7 +36,9 @@ class PoolOptions:
     """Starts a worker; the descriptor and the configuration are appended."""
     configs: Sequence[Message]
     """One per worker."""
-    recycle_tasks: int = 200
+    recycle_tasks: int = 10_000
+    """A worker is replaced after this many; a video, job or live
+    stream counts as ``LONG_TASK_WEIGHT``."""
     queue_limits: dict[TicketKind, int] = field(default_factory=dict)
     """Tickets of a kind that may wait; no entry is no limit."""
 
@@ -62,6 +66,8 @@ class Slot:
     is_stand_in: bool = False
     """Serves only pictures, and only until a real worker is ready."""
     retired: bool = False
+    is_up: bool = False
+    """Whether its worker has said that it is ready, and lives."""
     works_long: bool = False
     """Whether it is at a ticket that is no picture."""
 
@@ -233,12 +239,23 @@ class WorkerPool:
             for each in self.slots
         )
 
+    def _another_is_away(self, slot: Slot) -> bool:
+        """Whether ``slot`` must stay: workers wear out at the same pace, and a start takes a second
+        in which nobody would serve."""
+        return any(
+            not each.is_up and each.state != "unusable" and not each.is_stand_in
+            for each in self.slots
+            if each is not slot
+        )
+
     async def _next_ticket(self, slot: Slot, worker: WorkerProcess) -> Ticket | None:
         """The next ticket for an idle worker, None when it is retired.
 
         Raises:
             WorkerDied: it died of idleness.
         """
+        if (ticket := self._take(slot)) is not None:
+            return ticket
         dead = asyncio.create_task(worker.wait_dead())
         try:
             while (ticket := self._take(slot)) is None and not slot.retired:
@@ -287,18 +304,21 @@ class WorkerPool:
             slot.sandbox = worker.sandbox
             if missing := [name for name, held in slot.sandbox.items() if not held]:
                 log_event("sandbox_incomplete", worker=slot.index, missing=missing)
-            for _ in range(self._options.recycle_tasks):
+            slot.is_up = True
+            wear = 0
+            while wear < self._options.recycle_tasks or self._another_is_away(slot):
                 self._set_state(slot, "idle")
                 ticket = await self._next_ticket(slot, worker)
                 if ticket is None:
                     return
                 await self._work(slot, worker, ticket)
+                wear += 1 if ticket.kind == "picture" else LONG_TASK_WEIGHT
                 slot.failures = 0
         except asyncio.CancelledError:
             worker.kill()
             raise
         finally:
-            slot.worker = None
+            slot.worker, slot.is_up = None, False
             await worker.close()
             slot.exit_status = worker.exit_status
 

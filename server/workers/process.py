@@ -153,6 +153,8 @@ class WorkerProcess:
                 await self._writer.wait_closed()
 
     async def _send(self, message: Message) -> None:
+        if self._writer.is_closing():  # uvloop takes a write after that for a bug
+            raise WorkerDied
         try:
             self._writer.write(encode_message(message))
             await self._writer.drain()

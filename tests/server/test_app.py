@@ -25,7 +25,7 @@ LIMITS = {
     "SR_MAX_VIDEO_BYTES": "1000000",
     "SR_MAX_VIDEO_FRAMES": "41",
     "SR_HEADER_SECONDS": "2",
-    "SR_BODY_IDLE_SECONDS": "0.5",
+    "SR_BODY_IDLE_SECONDS": "1",
 }
 
 CLIP_HEAD = b"\0\0\0\x18ftypisom" + bytes(100)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,10 @@ from PIL import Image
 from server.media.errors import MediaError, OverLimit, UnsupportedMedia, UnusableMedia
 from server.media.picture_modes import decode_picture
 from server.media.pictures import PictureLimits
+from server.media.sandbox import what_holds
 from server.picture_decoder import PictureDecoder
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +167,50 @@ def test_the_warm_process_may_die_between_pictures(decoder: PictureDecoder) -> N
     psutil.Process(before).wait(5)
     assert np.array_equal(decoder.decode(FORMATS["PNG"]).colour, noise())
     assert decoder.pid != before
+
+
+CONFINED = """
+import json, os, resource, socket
+from server.media.pictures import PictureLimits
+from server.picture_child import give_up, limit_process
+
+inherited = os.open("/etc/passwd", os.O_RDONLY)
+give_up()
+tries = {
+    "file": lambda: os.open("/etc/passwd", os.O_RDONLY),
+    "listing": lambda: os.listdir("/"),
+    "socket": lambda: socket.socket(),
+    "process": lambda: os.fork(),
+    "signal": lambda: os.kill(os.getppid(), 0),
+}
+reading, writing = os.pipe()
+if os.fork() == 0:
+    limit_process(PictureLimits())
+    refused = []
+    for name, attempt in tries.items():
+        try:
+            attempt()
+        except OSError:
+            refused.append(name)
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE)]
+    readable = len(os.read(inherited, 1))
+    os.write(writing, json.dumps([refused, limits, readable]).encode())
+    os._exit(0)
+os.close(writing)
+print(os.read(reading, 4096).decode())
+"""
+
+
+def test_a_child_reaches_nothing_but_its_picture() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", CONFINED], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    refused, (memory, file_size), readable = json.loads(run.stdout)
+    held = what_holds()
+    expected = {"file", "listing"} if held["files"] else set()
+    expected |= {"socket", "process", "signal"} if held["syscalls"] else set()
+    assert set(refused) >= expected
+    assert (0 < memory < 2**32, file_size, readable) == (True, 0, 1)
 
 
 def test_the_warm_process_is_recycled_and_nothing_is_left_open() -> None:
