@@ -15,6 +15,7 @@ from engine.backends.base import Backend, BackendInfo
 from engine.backends.nearest import NearestBackend
 from engine.backends.onnxruntime import OnnxRuntimeBackend
 from engine.backends.winograd import WinogradBackend
+from engine.backends.winograd_library import Library
 from engine.errors import BackendUnavailable
 from engine.models import Model, load_model
 
@@ -98,6 +99,15 @@ def cpu_model(model: str = "auto", *, allow_untrained: bool = False) -> Model:
     """
     wanted = CPU_MODEL if model == "auto" else model
     return load_model(wanted, allow_untrained=allow_untrained)
+
+
+def cpu_backend_name() -> Literal["winograd", "onnxruntime"]:
+    """What ``auto`` takes where no GPU runs; nothing is opened."""
+    try:
+        Library()
+    except BackendUnavailable:
+        return "onnxruntime"
+    return "winograd"
 
 
 def model_of(info: BackendInfo, wanted: str = "auto") -> Model:

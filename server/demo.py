@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from rich.console import Console
 from engine.command_line import parse_command_line
 from engine.errors import EngineError
 from engine.frames import Bytes, Nv12
-from engine.selection import BackendName, open_backend
+from engine.selection import BackendName, cpu_backend_name, open_backend
 from engine.upscaler import Upscaler
 from server.beside import write_whole, written_beside
 from server.comparison import Column, busiest_places, psnr_y_db, side_by_side
@@ -51,8 +51,8 @@ class Arguments:
     """The video to upscale."""
     truth: Annotated[Path, tyro.conf.arg(metavar="FILE")] = CLIPS / "city_1024x1024.mp4"
     """The same frames, four times larger."""
-    backend: BackendName = "onnxruntime"
-    """What runs the network."""
+    backend: BackendName = field(default_factory=cpu_backend_name)
+    """What runs the network; by default what ``auto`` takes on a CPU."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "fast"
     """fast, balanced, quality or the path of a weights file."""
 

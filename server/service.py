@@ -30,7 +30,7 @@ from server.live.registry import LiveStreams
 from server.logs import log_event
 from server.metrics import Metrics
 from server.playback import Playback
-from server.settings import Settings, SettingsError
+from server.settings import CPU_BACKEND, Settings, SettingsError
 from server.workers.pool import PoolOptions, WorkerPool
 from server.workers.ticket import KINDS, Ticket, TicketCancelled
 
@@ -283,7 +283,7 @@ class Service:
             self.pool.retire_stand_in()
         elif building and self.settings.backend == "auto" and self.pool.stand_in is None:
             config = worker_configs(self.settings)[0]
-            self.pool.add_stand_in({**config, "backend": "onnxruntime", "device": None})
+            self.pool.add_stand_in({**config, "backend": CPU_BACKEND, "device": None})
 
     def _on_pool_change(self) -> None:
         if self.pool.problem:

@@ -20,7 +20,7 @@ from engine.backends.base import Backend
 from engine.errors import ModelError
 from engine.frames import Bytes, Frame
 from engine.models import load_model
-from engine.selection import open_backend
+from engine.selection import cpu_backend_name, open_backend
 from engine.upscaler import Upscaler
 from server.cluster.maker import EngineChoice
 from server.cluster.video import ClusterOptions, upscale_on_cluster
@@ -37,6 +37,7 @@ from server.picture_session import PictureOptions, upscale_picture
 from server.segment_plan import Work
 from server.segments import upscale_in_segments
 from server.session import upscale_video
+from server.settings import CPU_BACKEND
 from server.video_options import VideoOptions
 from server.workers import segment_tasks
 from server.workers.calibration import calibrate
@@ -266,9 +267,9 @@ class EngineTasks:
         self.close()
 
     def _open(self, model: str) -> Upscaler:
-        cache_dir = self._config["cache_dir"]
+        cache_dir, named = self._config["cache_dir"], self._config["backend"]
         backend = open_backend(
-            self._config["backend"],
+            cpu_backend_name() if named == CPU_BACKEND else named,
             model,
             threads=self._config["threads"],
             cache_dir=None if cache_dir is None else Path(cache_dir),

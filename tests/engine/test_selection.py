@@ -9,7 +9,7 @@ import pytest
 import engine.backends.winograd_library
 import engine.models
 from engine.errors import BackendUnavailable, ModelError
-from engine.selection import open_backend
+from engine.selection import cpu_backend_name, open_backend
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def test_auto_takes_the_cpu_and_says_why_tensorrt_does_not_run() -> None:
     with open_backend("auto", "auto", threads=1, allow_untrained=True) as backend:
         info = backend.info
     assert (info.name, info.model) == ("winograd", "fast")
+    assert cpu_backend_name() == "winograd"
     assert "tensorrt" in info.detail["reason"]
     assert "model auto: fast" in info.detail["reason"]
 
@@ -36,6 +37,7 @@ def test_auto_takes_onnxruntime_where_the_kernels_were_not_compiled_and_says_so(
     with open_backend("auto", "auto", threads=1, allow_untrained=True) as backend:
         info = backend.info
     assert (info.name, info.model) == ("onnxruntime", "fast")
+    assert cpu_backend_name() == "onnxruntime"
     assert "winograd: its C library was not compiled" in info.detail["reason"]
     with pytest.raises(BackendUnavailable, match="install a C compiler, then sr-server again"):
         open_backend("winograd", "fast", allow_untrained=True)

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from engine.selection import cpu_backend_name
 from server.service import Service, is_real_time, real_time_verdict, visible_devices, worker_configs
-from server.settings import Limits, Settings, SettingsError, load_settings
+from server.settings import CPU_BACKEND, Limits, Settings, SettingsError, load_settings
+from server.workers.tasks import EngineTasks
 from server.workers.ticket import Ticket
 from tests.server.live import live_server, wait_ready, wait_until
 
@@ -44,8 +46,8 @@ def test_the_cpu_serves_pictures_while_a_plan_is_built(
             assert body["build"] == {"what": "a plan", "fraction": 0.5}
             ticket = Ticket("picture", {"kind": "echo", "say": 1})
             await service.pool.run(ticket, 20)
-            assert ticket.engine["name"] == "onnxruntime"
-            assert service.readiness()[1]["meanwhile"] == "onnxruntime"
+            assert ticket.engine["name"] == CPU_BACKEND
+            assert service.readiness()[1]["meanwhile"] == CPU_BACKEND
             job = Ticket("job", {"kind": "echo", "say": 2})
             service.pool.submit(job)
             assert not job.started.is_set()
@@ -56,6 +58,12 @@ def test_the_cpu_serves_pictures_while_a_plan_is_built(
             assert service.readiness()[0]
 
     asyncio.run(test())
+
+
+def test_the_cpu_that_serves_meanwhile_is_the_one_that_auto_takes(tmp_path: Path) -> None:
+    config = worker_configs(Settings(data_dir=tmp_path, threads=1))[0]
+    with EngineTasks({**config, "backend": CPU_BACKEND}, lambda *_: None) as tasks:
+        assert tasks.info()["name"] == cpu_backend_name()
 
 
 def test_the_calibration_is_published_and_a_speed_can_be_required(tmp_path: Path) -> None:
