@@ -116,6 +116,10 @@ class FitConfig:
     """Compile the network with torch.compile (worth it on a GPU)."""
     start_from: Path | None = None
     """Weights, or checkpoint of another run of the same shape, that this run starts from."""
+    ensemble_teacher: Path | None = None
+    """Weights whose x8 self-ensemble is blended into the targets (any width, also its own)."""
+    ensemble_share: float = 0.5
+    """Share of the ensemble in the targets."""
     teacher: Path | None = None
     """Checkpoint of a x4 network that spandrel loads, to distil from."""
     teacher_weight: float = 0.1
@@ -129,6 +133,8 @@ class FitConfig:
             )
         if abs(sum(self.stages) - 1.0) > 1e-6:
             raise ValueError(f"--stages must add up to 1, got {sum(self.stages):g}")
+        if not 0.0 <= self.ensemble_share <= 1.0:
+            raise ValueError(f"--ensemble-share must be from 0 to 1, got {self.ensemble_share:g}")
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
@@ -138,7 +144,7 @@ class FitConfig:
         values = asdict(self)
         for name in ("data", "out", "device", "compile", "checkpoint_every"):
             values.pop(name)
-        for name in ("start_from", "teacher"):
+        for name in ("start_from", "ensemble_teacher", "teacher"):
             values[name] = None if values[name] is None else Path(values[name]).name
         plain: Recipe = json.loads(json.dumps(values))
         return plain

@@ -22,6 +22,7 @@ from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
 from trainer.device import Share, autocast_type, place
 from trainer.distill import Teacher, distillation
+from trainer.ensemble_teacher import blended
 from trainer.errors import CheckpointError, DivergedError, TrainerError
 from trainer.losses import parse_loss
 from trainer.metrics import psnr_y, to_uint8
@@ -64,6 +65,9 @@ class Trainer:
                 f"--batch {config.batch} does not divide by {self.share.count} processes"
             )
         self.pictures = place(pictures, device)
+        if config.ensemble_teacher is not None:
+            taught = blended(self.pictures.train, config.ensemble_teacher, config.ensemble_share)
+            self.pictures = replace(self.pictures, train=taught)
         self.copies: DegradedCopies | None = None
         if config.degradation == "video":
             held_out = degraded_validation(self.pictures.validation)
