@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -37,6 +38,8 @@ class Channel:
 
     def messages(self) -> Iterator[Message]:
         """The other side's messages, until it hangs up."""
-        with self._connection.makefile("rb") as reader:
+        # A server that is killed before it has read all of ours leaves a reset and not an end.
+        gone = contextlib.suppress(ConnectionError)
+        with gone, self._connection.makefile("rb") as reader:
             for line in reader:
                 yield json.loads(line)

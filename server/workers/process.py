@@ -153,7 +153,7 @@ class WorkerProcess:
                 await self._writer.wait_closed()
 
     async def _send(self, message: Message) -> None:
-        if self._writer.is_closing():  # uvloop takes a write after that for a bug
+        if self._writer.is_closing():  # uvloop would take a write for a bug
             raise WorkerDied
         try:
             self._writer.write(encode_message(message))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,7 +18,8 @@ import pytest
 from server.errors import ApiError
 from server.logs import LOGGER
 from server.media.errors import Cancelled
-from server.workers.pool import PoolOptions, WorkerPool
+from server.workers.channel import Channel
+from server.workers.pool import LONG_TASK_WEIGHT, PoolOptions, WorkerPool
 from server.workers.process import WorkerProcess
 from server.workers.tasks import _fill_file
 from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
@@ -341,3 +343,52 @@ def test_no_process_outlives_the_pool() -> None:
                 os.kill(pid, 0)
 
     run(test)
+
+
+def test_a_long_task_wears_a_worker_out_as_many_pictures_do() -> None:
+    async def test() -> None:
+        async with running_pool(recycle_tasks=LONG_TASK_WEIGHT + 1) as pool:
+            pids = [
+                (await pool.run(Ticket(kind, {"kind": "echo", "say": 1}), 20))["pid"]
+                for kind in ("video", "picture", "picture")
+            ]
+            assert pids[0] == pids[1] != pids[2]
+
+    run(test)
+
+
+def test_workers_that_are_worn_out_are_replaced_one_after_the_other() -> None:
+    async def test() -> None:
+        ups: list[int] = []
+
+        def on_change() -> None:
+            ups.append(sum(slot.is_up for slot in pool.slots))
+
+        pool = WorkerPool(
+            PoolOptions(command=COMMAND, configs=[{}] * 2, recycle_tasks=1), on_change
+        )
+        pool.start()
+        try:
+            await until(lambda: all(slot.is_up for slot in pool.slots))
+            ups.clear()
+            pids = set()
+            while len(pids) < 4:
+                ticket = Ticket("picture", {"kind": "echo", "say": 1})
+                pids.add((await pool.run(ticket, 20))["pid"])
+            assert 0 not in ups
+        finally:
+            await pool.stop()
+
+    run(test)
+
+
+def test_a_server_that_was_killed_before_it_read_all_has_hung_up() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs)
+    channel.send({"event": "begun"})
+    ours.sendall(b'{"event":"cancel"}\n')
+    messages = channel.messages()
+    assert next(messages) == {"event": "cancel"}
+    ours.close()
+    assert list(messages) == []
+    theirs.close()
