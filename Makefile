@@ -157,7 +157,7 @@ audit: $(VENV)/.dev  ## Known vulnerabilities of the serving image; needs the ad
 force:
 
 bench: $(VENV)/.serve  ## Prove speed and correctness of the CPU engine at 256x256
-	$(BIN)/python bench/fps.py --backend onnxruntime --model fast --size 256 --frames 60
+	$(BIN)/python bench/fps.py --backend auto --model fast --size 256 --frames 60
 
 clean:  ## Remove what make made
 	rm -rf build dist *.egg-info
