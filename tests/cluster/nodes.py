@@ -19,6 +19,8 @@ from tests.server.live import DEADLINE_SECONDS, ROOT, wait_until
 
 STORE_BYTES = 80 * 1024 * 1024
 """Of each node's object store: little, as in a container with a small /dev/shm."""
+STARTS = 3
+"""Times that a node is started until it is up."""
 
 
 @dataclass
@@ -30,13 +32,31 @@ class Node:
 
     def is_up(self) -> bool:
         """Whether it has registered; it says so in its log."""
-        text = self.log.read_text()
-        assert self.process.poll() is None, text
-        return "block forever" in text
+        return "block forever" in self.log.read_text()
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
     def family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
+
+    def stop_at_work(self) -> bool:
+        """Suspends it if one of its makers is at a segment, and says whether."""
+        family = self.family()
+        if not any(_is_making(member) for member in family):
+            return False
+        for member in family:
+            member.suspend()
+        if any(_is_making(member) for member in family):
+            return True
+        for member in family:
+            member.resume()
+        return False
+
+    def makers(self) -> list[psutil.Process]:
+        """Its workers that make segments, busy or not."""
+        return [each for each in self.family() if _title(each).startswith("ray::SegmentMaker")]
 
     def kill(self) -> None:
         """As if its machine lost power."""
@@ -72,14 +92,10 @@ def ray_nodes(folder: Path, count: int = 2, cpus: int = 2) -> Iterator[Nodes]:
         stack.callback(_remove, temporary)
         nodes = []
         for options in (head, *[[f"--address={address}"]] * (count - 1)):
-            node = _start(
-                [*options, f"--num-cpus={cpus}"],
-                ports[2 + 4 * len(nodes) :],
-                folder / f"node{len(nodes)}.log",
+            log = folder / f"node{len(nodes)}.log"
+            nodes.append(
+                _started(stack, [*options, f"--num-cpus={cpus}"], ports[2 + 4 * len(nodes) :], log)
             )
-            stack.callback(node.kill)
-            nodes.append(node)
-            wait_until(node.is_up, "a Ray node", 3 * DEADLINE_SECONDS)
         yield Nodes(address, nodes)
     assert [each.pid for each in psutil.process_iter() if _belongs(each, temporary)] == []
 
@@ -115,6 +131,17 @@ def environment() -> dict[str, str]:
     }
 
 
+def _started(stack: ExitStack, options: list[str], ports: list[int], log: Path) -> Node:
+    """A node that is up. Ray gives up on its own after 30 s, which a busy machine may need."""
+    for _ in range(STARTS):
+        node = _start(options, ports, log)
+        stack.callback(node.kill)
+        wait_until(lambda n=node: n.is_up() or n.has_ended(), "a Ray node", 3 * DEADLINE_SECONDS)  # type: ignore[misc]
+        if not node.has_ended():
+            return node
+    raise AssertionError(log.read_text())
+
+
 def _start(options: list[str], ports: list[int], log: Path) -> Node:
     names = (
         "metrics-export-port",
@@ -134,6 +161,18 @@ def _start(options: list[str], ports: list[int], log: Path) -> Node:
             command, env=environment(), stdout=file, stderr=file, stdin=subprocess.DEVNULL
         )
     return Node(process, log)
+
+
+def _is_making(process: psutil.Process) -> bool:
+    return _title(process).startswith("ray::SegmentMaker.make")
+
+
+def _title(process: psutil.Process) -> str:
+    """Ray names a worker's process by its actor and the method that it is in."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _belongs(process: psutil.Process, temporary: Path) -> bool:

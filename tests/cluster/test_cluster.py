@@ -115,6 +115,18 @@ def rows(folder: Path) -> int:
     return 0
 
 
+def lose_at_work(nodes: Nodes) -> None:
+    """Kills the second node while it makes a segment, however slowly it came to that."""
+    first, second = nodes.each
+    others = first.makers()
+    for maker in others:
+        maker.suspend()  # else they may leave nothing for the second
+    wait_until(second.stop_at_work, "the second node at work", 120)
+    second.kill()
+    for maker in others:
+        maker.resume()
+
+
 def test_a_cluster_makes_the_file_that_one_machine_makes_even_if_a_node_dies(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -123,7 +135,7 @@ def test_a_cluster_makes_the_file_that_one_machine_makes_even_if_a_node_dies(
     process = command(nodes, source, target)
     wait_until(lambda: rows(tmp_path) >= 1 or process.poll() is not None, "a segment", 120)
     assert process.poll() is None, process.communicate()[0]
-    nodes.each[1].kill()
+    lose_at_work(nodes)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     manifest = json.loads(target.with_suffix(".json").read_text())
