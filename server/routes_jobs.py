@@ -76,11 +76,11 @@ async def submit(
     bytes depend on the content by a factor of 2.5 up and down.
 
     The same `Idempotency-Key` with the same body and query gives the same job, however often it
-    is sent.
+    is sent, and also when the limits would let no new one in.
     """
     service.refuse_when_stopping()
     options = query.options_for("video")
-    if not query.dry_run:
+    if not query.dry_run and not await _is_resent(service, caller.owner, idempotency_key):
         await _admit_job(service, caller.owner)
     folder = service.jobs.folder(new_job_id())
     folder.path.mkdir(mode=0o700)
@@ -103,6 +103,13 @@ async def submit(
     service.jobs.notice()
     body = job_view(job, service.jobs.progress(job)).model_dump(mode="json")
     return JSONResponse(body, 202, {"Location": f"/jobs/{job.id}"})
+
+
+async def _is_resent(service: Service, owner: str, idempotency_key: str | None) -> bool:
+    """Whether this asks for a job that is there already: no limit of new ones concerns it."""
+    if idempotency_key is None:
+        return False
+    return await asyncio.to_thread(service.store.knows_key, owner, idempotency_key)
 
 
 async def _admit_job(service: Service, owner: str) -> None:

@@ -59,12 +59,18 @@ class JobStore:
         try:
             self._execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", _to_row(job))
         except sqlite3.IntegrityError:
-            rows = self._execute(
-                "SELECT * FROM jobs WHERE owner = ? AND idempotency_key = ?",
-                (job.owner, job.idempotency_key),
-            )
-            return _from_row(rows[0])
+            return self._of_key(job.owner, job.idempotency_key)[0]
         return job
+
+    def knows_key(self, owner: str, idempotency_key: str) -> bool:
+        """Whether a job of ``owner`` has this key."""
+        return bool(self._of_key(owner, idempotency_key))
+
+    def _of_key(self, owner: str, idempotency_key: str | None) -> list[Job]:
+        rows = self._execute(
+            "SELECT * FROM jobs WHERE owner = ? AND idempotency_key = ?", (owner, idempotency_key)
+        )
+        return [_from_row(row) for row in rows]
 
     def update(self, job_id: str, **changes: Any) -> None:
         """Changes some fields of one job, durably; unknown ids are ignored."""

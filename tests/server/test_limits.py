@@ -156,6 +156,32 @@ def test_unfinished_jobs_are_counted(tmp_path: Path, limit: str, status: int, co
     check(test)
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "status"),
+    [
+        ("job_queue", 1, 503),
+        ("jobs_per_key", 1, 429),
+        ("jobs_per_hour", 1, 429),
+        ("disk_quota_bytes", len(CLIP), 507),
+    ],
+)
+def test_a_job_that_is_sent_again_with_its_key_is_no_new_one(
+    tmp_path: Path, limit: str, value: int, status: int
+) -> None:
+    async def test() -> None:
+        async with app(tmp_path, keyed=True, **{limit: value}) as (client, service):
+            key = {"Idempotency-Key": "k"}
+            made = [await client.post("/jobs", content=CLIP, headers=key) for _ in range(3)]
+            assert [answer.status_code for answer in made] == [202] * 3, made[-1].text
+            assert len({answer.json()["id"] for answer in made}) == 1
+            other = await client.post("/jobs", content=CLIP + b".", headers=key)
+            refusal(other, 422, "idempotency_mismatch")
+            assert (await client.post("/jobs", content=CLIP)).status_code == status
+            assert len(list(service.jobs_root.iterdir())) == 1
+
+    check(test)
+
+
 def test_new_jobs_an_hour_are_counted_for_each_key(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, keyed=True, jobs_per_hour=2) as (client, _):
