@@ -12,6 +12,7 @@ from server.media.decode import DecodeSummary
 from server.media.encode import EncodeOptions, EncodeSummary
 from server.media.errors import EncodeError, UnusableMedia
 from server.media.probe import VideoInfo
+from server.media.timing import Stages
 
 _IN_SEGMENTS = {"decode": "host", "encode": "host", "reason": "segments go through the host"}
 
@@ -36,6 +37,8 @@ class Facts:
     dropped: list[dict[str, Any]]
     stages: dict[str, dict[str, float]]
     seconds: float
+    earlier: int = 0
+    """Frames that were finished before ``seconds`` began."""
     frame_memory: dict[str, str] = field(default_factory=dict)
     """Where the frames were, for the manifest."""
 
@@ -79,12 +82,17 @@ def build_manifest(facts: Facts) -> Manifest:
         copied=facts.copied,
         dropped=facts.dropped,
         backend=asdict(facts.backend),
-        stages=facts.stages | {name: dict(values) for name, values in encoded.stages.items()},
+        stages=_encoder_stages(encoded) | facts.stages,
         seconds=round(facts.seconds, 3),
-        fps=round(frames / facts.seconds, 3) if facts.seconds > 0 else 0.0,
+        fps=round((frames - facts.earlier) / facts.seconds, 3) if facts.seconds > 0 else 0.0,
         warnings=_warnings(facts, short),
         frame_memory=facts.frame_memory or _IN_SEGMENTS,
     )
+
+
+def _encoder_stages(encoded: EncodeSummary) -> Stages:
+    """Without those that had no frame: who joins segments encodes nothing."""
+    return {name: dict(times) for name, times in encoded.stages.items() if times.get("frames")}
 
 
 def _check_counts(facts: Facts) -> None:

@@ -16,6 +16,7 @@ from server.errors import ApiError, ErrorBody, stopping
 from server.media.codecs import DEFAULT_CODEC, encoder_options, find_codec
 from server.media.errors import CodecUnavailable
 from server.service import Service
+from server.whole_numbers import whole_number
 
 PUBLIC = frozenset(
     {"/", "/app.js", "/style.css", "/sample.png", "/sample.mp4", "/favicon.ico"}
@@ -112,8 +113,8 @@ def early_refusal(service: Service, scope: Scope) -> ApiError | None:
         _count_request(connection, service, caller)
     except ApiError as error:
         problem = error
-    length = connection.headers.get("content-length", "")
-    if not length.isdigit() or int(length) > SMALL_BODY_BYTES:
+    length = whole_number(connection.headers.get("content-length"))
+    if length is None or length > SMALL_BODY_BYTES:
         problem.headers["Connection"] = "close"  # sooner than reading what nobody will work on
     return problem
 
@@ -138,10 +139,11 @@ def overload(service: Service) -> ApiError | None:
 
 def _signed_caller(connection: HTTPConnection, service: Service, path: str) -> Caller | None:
     query = connection.query_params
-    if path not in SIGNED or "signature" not in query or not query.get("expires", "").isdigit():
+    expires = whole_number(query.get("expires"))
+    if path not in SIGNED or "signature" not in query or expires is None:
         return None
     job_id = connection.path_params["job_id"]
-    valid = service.signer.is_valid(job_id, int(query["expires"]), query["signature"])
+    valid = service.signer.is_valid(job_id, expires, query["signature"])
     return Caller("") if valid else None
 
 

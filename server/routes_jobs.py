@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from server.errors import ApiError
+from server.jobs.admission import Arrival
 from server.jobs.estimate import estimate
 from server.jobs.model import Job, new_job_id
 from server.jobs.view import JobList, JobView, LinkView, job_view
@@ -29,8 +30,8 @@ from server.requests import (
 )
 from server.routes_upscale import BODY
 from server.service import Service
-from server.streams import StreamResponse, attachment, file_chunks, single_range
-from server.uploads import Upload, receive_upload
+from server.streams import StreamResponse, asked_range, attachment, file_chunks
+from server.uploads import Upload, least_body_bytes, receive_upload
 from server.workers.ticket import Ticket, TicketCancelled
 
 router = APIRouter(tags=["jobs"])
@@ -80,91 +81,64 @@ async def submit(
     """
     service.refuse_when_stopping()
     options = query.options_for("video")
-    if not query.dry_run and not await _is_resent(service, caller.owner, idempotency_key):
-        await _admit_job(service, caller.owner)
-    folder = service.jobs.folder(new_job_id())
-    folder.path.mkdir(mode=0o700)
-    kept = False
     try:
-        upload = await receive_upload(
-            request, folder.input, service.limits, service.limits.max_job_bytes
-        )
-        if upload.media.kind != "video":
-            raise ApiError("unsupported_media", "jobs are for videos; send a picture to /upscale")
         if query.dry_run:
-            return JSONResponse(await _dry_run(service, upload, options))
-        job = await _keep(service, caller.owner, folder.path, upload, options, idempotency_key)
-        kept = job.id == folder.path.name
+            return JSONResponse(await _dry_run(request, service, options))
+        job = await _receive_job(request, service, caller.owner, options, idempotency_key)
     except ClientDisconnect:
         return Response(status_code=499)
-    finally:
-        if not kept:
-            await asyncio.to_thread(_remove_folder, folder.path)
     service.jobs.notice()
     body = job_view(job, service.jobs.progress(job)).model_dump(mode="json")
     return JSONResponse(body, 202, {"Location": f"/jobs/{job.id}"})
 
 
-async def _is_resent(service: Service, owner: str, idempotency_key: str | None) -> bool:
-    """Whether this asks for a job that is there already: no limit of new ones concerns it."""
-    if idempotency_key is None:
-        return False
-    return await asyncio.to_thread(service.store.knows_key, owner, idempotency_key)
-
-
-async def _admit_job(service: Service, owner: str) -> None:
-    limits = service.limits
-    if service.limits_callers:
-        service.job_rate.take(owner)
-    everybody = await asyncio.to_thread(service.store.unfinished)
-    if everybody >= limits.job_queue:
-        raise ApiError(
-            "queue_full",
-            "too many jobs wait; try again later",
-            limit=limits.job_queue,
-            actual=everybody,
-        )
-    own = await asyncio.to_thread(service.store.unfinished, owner)
-    if own >= limits.jobs_per_key:
-        raise ApiError(
-            "too_many_jobs",
-            "you have too many unfinished jobs; wait for one or cancel one",
-            limit=limits.jobs_per_key,
-            actual=own,
-        )
-    stored = await asyncio.to_thread(service.store.stored_bytes, owner)
-    if stored >= limits.disk_quota_bytes:
-        raise ApiError(
-            "disk_full",
-            "your jobs fill your share of the disk; delete some",
-            limit=limits.disk_quota_bytes,
-            actual=stored,
-        )
-
-
-async def _keep(
+async def _receive_job(
+    request: Request,
     service: Service,
     owner: str,
-    folder: Path,
-    upload: Upload,
     options: dict[str, Any],
     idempotency_key: str | None,
 ) -> Job:
+    """Reserves a place, receives the body and makes it a job; or finds the one that it is."""
+    folder = service.jobs.folder(new_job_id())
+    folder.path.mkdir(mode=0o700)
+    kept = False
+    try:
+        arrival = Arrival(owner, idempotency_key, folder.input, least_body_bytes(request))
+        async with service.admission.reserved(arrival):
+            upload = await _receive_video(request, service, folder.input)
+            job = await _keep(service, arrival, upload, options)
+            kept = job.id == folder.path.name
+            return job
+    finally:
+        if not kept:
+            await asyncio.to_thread(_remove_folder, folder.path)
+
+
+async def _receive_video(request: Request, service: Service, path: Path) -> Upload:
+    upload = await receive_upload(request, path, service.limits, service.limits.max_job_bytes)
+    if upload.media.kind != "video":
+        raise ApiError("unsupported_media", "jobs are for videos; send a picture to /upscale")
+    return upload
+
+
+async def _keep(service: Service, arrival: Arrival, upload: Upload, options: dict[str, Any]) -> Job:
     """Makes the promise: the input is on disk before the row says so."""
-    check_disk(folder, upload.size, service.limits)  # a result is about as large
+    folder = upload.path.parent
+    check_disk(folder, upload.size, service.limits)  # a result is rarely smaller
     await asyncio.to_thread(_sync_upload, folder, upload.path)
     job = Job(
         id=folder.name,
-        owner=owner,
+        owner=arrival.owner,
         kind="job",
         state="queued",
         created_at=time.time(),
         options=options,
         input_bytes=upload.size,
         input_sha256=upload.sha256,
-        idempotency_key=idempotency_key,
+        idempotency_key=arrival.idempotency_key,
     )
-    stored = await asyncio.to_thread(service.store.insert, job)
+    stored = await asyncio.to_thread(service.admission.keep, job, arrival)
     if (stored.input_sha256, stored.options) != (job.input_sha256, _as_json(options)):
         raise ApiError(
             "idempotency_mismatch", "this Idempotency-Key was used for another body or query"
@@ -191,17 +165,20 @@ def _remove_folder(folder: Path) -> None:
     folder.rmdir()
 
 
-async def _dry_run(service: Service, upload: Upload, options: dict[str, Any]) -> dict[str, Any]:
-    ticket = Ticket(
-        "picture",
-        {"kind": "probe", "source": str(upload.path)},
-        total_seconds=service.limits.picture_seconds,
-        retries=1,
-    )
-    try:
-        probe = await service.pool.run(ticket, service.limits.queue_seconds)
-    except TicketCancelled:
-        raise ApiError("stopping", "the server is stopping; try again in a moment") from None
+async def _dry_run(request: Request, service: Service, options: dict[str, Any]) -> dict[str, Any]:
+    """What the video would take; nothing of it is kept."""
+    with service.spooled("input") as (path,):
+        upload = await _receive_video(request, service, path)
+        ticket = Ticket(
+            "picture",
+            {"kind": "probe", "source": str(upload.path)},
+            total_seconds=service.limits.picture_seconds,
+            retries=1,
+        )
+        try:
+            probe = await service.pool.run(ticket, service.limits.queue_seconds)
+        except TicketCancelled:
+            raise ApiError("stopping", "the server is stopping; try again in a moment") from None
     measured = service.measurement.result
     return estimate(probe, options, upload.size, measured, service.jobs.throughput)
 
@@ -237,7 +214,11 @@ async def get_job(job: OwnJob, service: ServiceDependency) -> JobView:
     },
 )
 async def job_events(job: OwnJob, service: ServiceDependency) -> Response:
-    """One event now, one after every change, and `end` when the job has ended."""
+    """One event now, one after every change, and `end` when the job has ended.
+
+    A connection that breaks before `end`, e.g. because the server stops, is to be made again: the
+    job goes on.
+    """
     return StreamResponse(
         _events(service, job.id),
         {"X-Accel-Buffering": "no"},
@@ -251,8 +232,12 @@ async def _events(service: Service, job_id: str) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(jobs):  # type: ignore[type-var]
         while True:
             following = asyncio.ensure_future(anext(jobs, None))
-            while not (await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS))[0]:
-                yield b": still here\n\n"
+            try:
+                while not (await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS))[0]:
+                    yield b": still here\n\n"
+            finally:  # also when the reader has left
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
             job = following.result()
             if job is None:
                 return
@@ -288,11 +273,12 @@ async def job_result(
         raise ApiError("not_finished", "a streamed video is not kept; only its manifest is")
     path = service.jobs.folder(job.id).path / job.result_name
     size = path.stat().st_size
-    part = single_range(request.headers.get("range"), size)
+    etag = f'"{job.id}"'
+    part = asked_range(request.headers, size, etag)
     first, last = part or (0, size - 1)
     headers = {
         "Accept-Ranges": "bytes",
-        "ETag": f'"{job.id}"',
+        "ETag": etag,
         "Content-Length": str(last - first + 1),
         "Content-Disposition": attachment(f"upscaled-{job.id[:8]}{path.suffix}"),
     }

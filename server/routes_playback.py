@@ -15,7 +15,7 @@ from server.media.errors import DiskFull, EncodeError
 from server.playback import INIT, StreamIndex
 from server.requests import CallerDependency, ServiceDependency, errors
 from server.service import Service
-from server.streams import StreamResponse, file_chunks, single_range
+from server.streams import StreamResponse, asked_range, file_chunks
 
 router = APIRouter(tags=["jobs"])
 
@@ -95,7 +95,7 @@ async def fragment(
     if path is None:
         raise ApiError("not_found", "the playlist of this job has no such entry")
     size = path.stat().st_size
-    part = single_range(request.headers.get("range"), size)
+    part = asked_range(request.headers, size, None)
     first, last = part or (0, size - 1)
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
     if part is not None:

@@ -186,6 +186,7 @@ def join(
                 dropped=joined.dropped,
                 stages=stages or {},
                 seconds=seconds + time.monotonic() - started,
+                earlier=earlier,
             )
         )
     if not earlier:

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import ApiError
+from server.whole_numbers import whole_number
 from server.workers.ticket import TicketCancelled
 
 CHUNK_BYTES = 256 * 1024
@@ -179,6 +181,13 @@ def attachment(name: str) -> str:
     return f'attachment; filename="{name}"'
 
 
+def asked_range(headers: Headers, size: int, etag: str | None) -> tuple[int, int] | None:
+    """``single_range`` of a request; the whole where ``If-Range`` names something else."""
+    if headers.get("if-range", etag) != etag:
+        return None
+    return single_range(headers.get("range"), size)
+
+
 def single_range(header: str | None, size: int) -> tuple[int, int] | None:
     """(first, last) of a ``Range`` with one part; None where the whole is to be sent.
 
@@ -190,12 +199,17 @@ def single_range(header: str | None, size: int) -> tuple[int, int] | None:
     if header is None or not header.startswith("bytes=") or "," in header:
         return None
     first_text, dash, last_text = header.removeprefix("bytes=").strip().partition("-")
-    if not dash or not (first_text or last_text) or not (first_text + last_text).isdigit():
+    first_number, last_number = whole_number(first_text), whole_number(last_text)
+    unknown = (first_text and first_number is None) or (last_text and last_number is None)
+    if not dash or unknown:
         return None
-    if first_text:
-        first, last = int(first_text), min(int(last_text or size - 1), size - 1)
+    if first_number is not None:
+        first = first_number
+        last = size - 1 if last_number is None else min(last_number, size - 1)
+    elif last_number is not None:
+        first, last = max(0, size - last_number), size - 1
     else:
-        first, last = max(0, size - int(last_text)), size - 1
+        return None
     if first >= size or (first > last and not (first_text and last_text)):
         raise ApiError(
             "bad_range",

@@ -25,6 +25,7 @@ from server.media.errors import UnsupportedMedia
 from server.media.sniff import HEAD_BYTES, Sniffed, sniff
 from server.multipart import FilePart
 from server.settings import Limits
+from server.whole_numbers import whole_number
 
 _WRITE_BYTES = 1 << 20
 _INLINE_BYTES = 64 * 1024
@@ -67,6 +68,12 @@ async def receive_upload(
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ApiError("disk_full", "the disk is full; try again later") from None
         raise
+
+
+def least_body_bytes(request: Request) -> int:
+    """How large the media in a body is at least, as far as its headers tell."""
+    envelope = _envelope_bytes(request.headers.get("content-type", ""))
+    return max(1, (_declared_length(request) or 0) - envelope)
 
 
 async def _spool(request: Request, path: Path, limits: Limits, max_video_bytes: int) -> Upload:
@@ -177,8 +184,7 @@ async def _timed_body(request: Request, limits: Limits) -> AsyncIterator[bytes]:
 
 
 def _declared_length(request: Request) -> int | None:
-    text = request.headers.get("content-length")
-    return int(text) if text is not None and text.isdigit() else None
+    return whole_number(request.headers.get("content-length"))
 
 
 def _envelope_bytes(content_type: str) -> int:

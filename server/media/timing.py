@@ -96,7 +96,7 @@ def merged(stages: Sequence[Stages]) -> Stages:
         times = [each[stage] for each in stages if stage in each]
         names = list(dict.fromkeys(name for each in times for name in each))
         found[stage] = {
-            name: _MERGE.get(name, sum)([each[name] for each in times if name in each])
+            name: round(_MERGE.get(name, sum)([each[name] for each in times if name in each]), 3)
             for name in names
         }
     return found

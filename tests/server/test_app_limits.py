@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.access import KeyRing, LinkSigner, hash_key, host_is_allowed, origin_is_ours
 from server.errors import ApiError
@@ -281,7 +284,19 @@ def test_hosts_and_origins() -> None:
     assert not origin_is_ours("null", "a:1")
 
 
-@pytest.mark.parametrize("header", ["bytes=", "bytes=-", "bytes=a-b", "bytes=5-2", "bytes", None])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=5-2",
+        "bytes",
+        "bytes=\u00b2-",
+        "bytes=\u00b2-5",
+        None,
+    ],
+)
 def test_a_range_that_says_nothing_gets_the_whole(header: str | None) -> None:
     assert single_range(header, 10) is None
 
@@ -290,3 +305,18 @@ def test_an_empty_suffix_range_cannot_be_satisfied() -> None:
     with pytest.raises(ApiError) as refused:
         single_range("bytes=-0", 10)
     assert refused.value.status == 416
+
+
+def test_a_range_that_begins_after_any_number_cannot_be_satisfied() -> None:
+    with pytest.raises(ApiError) as refused:
+        single_range(f"bytes={'9' * 5000}-", 10)
+    assert refused.value.status == 416
+    assert single_range(f"bytes=3-{'9' * 5000}", 10) == (3, 9)
+
+
+@given(st.text(max_size=30), st.integers(1, 100))
+def test_any_range_lies_in_the_file_or_is_refused(text: str, size: int) -> None:
+    part = None
+    with contextlib.suppress(ApiError):  # 416
+        part = single_range(f"bytes={text}", size)
+    assert part is None or 0 <= part[0] <= part[1] < size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -90,12 +91,15 @@ def test_a_job_is_watched_to_its_end_and_fetched(client: httpx.Client, clip: byt
     assert {"decode", "upscale", "encode"} <= manifest["stages"].keys()
     for times in manifest["stages"].values():
         assert times.keys() == {"p50_ms", "p95_ms", "p99_ms"}
+    assert min(manifest["stages"][name]["p50_ms"] for name in ("decode", "encode")) > 0
     assert manifest["fps"] > 0
     assert manifest["backend"]["name"] == "nearest"
     chain = {"dataset_sha256", "checkpoint_sha256", "weights_sha256"}
     assert chain | {"onnx_sha256", "plan_sha256"} <= manifest["backend"].keys()
-    counted = 'sr_stage_seconds_count{kind="job",stage="encode"}'
-    assert counted in client.get("/metrics").text
+    counted = r'sr_stage_seconds_count{kind="job",stage="encode"} (\S+)'
+    number = re.search(counted.replace("{", r"\{"), client.get("/metrics").text)
+    assert number
+    assert float(number[1]) >= 41
     result = client.get(f"/jobs/{job['id']}/result")
     assert result.headers["Content-Type"] == "video/mp4"
     assert len(result.content) == last["result_bytes"]
@@ -137,6 +141,14 @@ def test_a_range_of_a_result(
     assert answer.content == whole[first : last + 1]
     if status == 206:
         assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{len(whole)}"
+
+
+def test_a_range_of_another_file_gets_the_whole(client: httpx.Client, done_job: Json) -> None:
+    path = f"/jobs/{done_job['id']}/result"
+    etag = client.head(path).headers["ETag"]
+    for known, status in ((etag, 206), ('"another"', 200)):
+        headers = {"Range": "bytes=0-9", "If-Range": known}
+        assert client.get(path, headers=headers).status_code == status
 
 
 def test_a_head_of_a_result_tells_its_size_and_sends_nothing(
@@ -205,6 +217,9 @@ def test_a_signed_link_needs_no_key_and_opens_only_its_result(tmp_path: Path, cl
             forged = link.replace(jobs[0]["id"], jobs[1]["id"])
             assert stranger.get(forged).status_code == 401
             assert stranger.get(link.replace("expires=", "expires=9")).status_code == 401
+            for number in ("%C2%B2", "9" * 5000):
+                forged = f"/jobs/any/result?expires={number}&signature=a"
+                assert stranger.get(forged).status_code == 401
             assert stranger.get(f"/jobs/{jobs[0]['id']}/result").status_code == 401
 
 

@@ -110,6 +110,7 @@ def test_a_killed_job_goes_on_after_its_last_segment(
     assert upscaler.frames == 14 - finished
     assert seen[0].frames == finished + 1
     assert manifest.frames_in == manifest.frames_out == manifest.frames_encoded == 14
+    assert manifest.fps == pytest.approx((14 - finished) / manifest.seconds, rel=0.05)
     assert read_clip(output).seconds == read_clip(source).seconds
     assert list(folder.glob("*.part")) == []
 
