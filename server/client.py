@@ -13,16 +13,25 @@ with Client("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from server.jobs.model import FINISHED
+
 Job = dict[str, Any]
 """As ``GET /jobs/{id}`` shows it."""
+
+QUIET_SECONDS = 60.0
+"""Events without even a heartbeat (15 s) for this long come from nobody any more."""
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.25, 8.0
+_PASSING = frozenset({429, 502, 503, 504})
+"""Statuses of a server, or of a proxy before it, that will soon answer otherwise."""
 
 
 class ServerError(Exception):
@@ -44,11 +53,18 @@ class Client:
         url: of the server, e.g. ``http://127.0.0.1:8000``.
         key: API key, where one is needed.
         transport: for tests; None is the network.
+        sleep: for tests; waits for so many seconds.
     """
 
     def __init__(
-        self, url: str, key: str | None = None, *, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         # A streamed video is quiet for as long as a frame takes: no read limit.
         timeout = httpx.Timeout(30, read=None)
@@ -95,13 +111,35 @@ class Client:
         found: list[Job] = self._json("GET", "/jobs")["jobs"]
         return found
 
-    def watch(self, job_id: str) -> Iterator[Job]:
-        """The job now and after every change; the last one has ended. Raises ServerError."""
-        with self._http.stream("GET", f"/jobs/{job_id}/events") as answer:
-            _check(answer)
-            for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    yield json.loads(line.removeprefix("data: "))
+    def watch(self, job_id: str, *, patience_seconds: float = 600.0) -> Iterator[Job]:
+        """The job now and after every change; the last one has ended.
+
+        A connection that breaks is made again: a job survives a restart of the server.
+
+        Args:
+            job_id: of the job.
+            patience_seconds: waits this long in all without news, then raises what was wrong last.
+
+        Raises:
+            ServerError: the server said no, e.g. to a job that was deleted meanwhile.
+            httpx.TransportError: the server cannot be reached.
+        """
+        waited, pause = 0.0, _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                for job in self._events(job_id):
+                    waited, pause = 0.0, _FIRST_WAIT_SECONDS
+                    yield job
+                    if job["state"] in FINISHED:
+                        return
+                raise httpx.RemoteProtocolError("the events ended before the job did")
+            except (httpx.TransportError, ServerError) as error:
+                passes = not isinstance(error, ServerError) or error.status in _PASSING
+                if not passes or waited >= patience_seconds:
+                    raise
+            self._sleep(pause)
+            waited += pause
+            pause = min(2 * pause, _LONGEST_WAIT_SECONDS)
 
     def fetch(self, job_id: str, output: Path) -> None:
         """Saves the result; ``output`` appears only when it is whole. Raises ServerError."""
@@ -129,6 +167,14 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _events(self, job_id: str) -> Iterator[Job]:
+        timeout = httpx.Timeout(30, read=QUIET_SECONDS)
+        with self._http.stream("GET", f"/jobs/{job_id}/events", timeout=timeout) as answer:
+            _check(answer)
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         answer = self._http.request(method, path, **options)

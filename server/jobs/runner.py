@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from server.errors import ApiError
+from server.errors import ApiError, stopping
 from server.jobs.estimate import Throughput
 from server.jobs.model import Job, JobFolder, Progress
 from server.jobs.splitting import SplitJob
@@ -110,7 +110,11 @@ class JobRunner:
         self._signal(job_id)
 
     async def watch(self, job_id: str) -> AsyncIterator[Job]:
-        """The job now, and again after every change, until it has ended or was deleted."""
+        """The job now, and again after every change, until it has ended or was deleted.
+
+        Raises:
+            ApiError: the server stops before the job has ended.
+        """
         while True:
             changed = self._changed.setdefault(job_id, asyncio.Event())
             job = await asyncio.to_thread(self._store.get, job_id)
@@ -119,7 +123,9 @@ class JobRunner:
             yield job
             if job.is_finished or self._stopping:
                 self._signal(job_id)  # also forgets the event
-                return
+                if job.is_finished:
+                    return
+                raise stopping()
             await changed.wait()
 
     def wake_watchers(self) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from server.client import Client, ServerError
-from tests.server.live import LiveServer, live_server, pixels_of, png, wait_ready
+from tests.server.live import (
+    DEADLINE_SECONDS,
+    LiveServer,
+    live_server,
+    pixels_of,
+    png,
+    wait_ready,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +89,73 @@ def test_an_answer_of_a_proxy_is_an_error_too(tmp_path: Path) -> None:
         pytest.raises(ServerError, match="Bad Gateway"),
     ):
         client.jobs()
+
+
+def test_watching_goes_on_when_the_server_was_started_again(tmp_path: Path, data: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    arguments = ("20", str(tmp_path))
+    with live_server(tmp_path / "data", *arguments, module="tests.server.gated_server") as first:
+        wait_ready(first)
+        port = str(httpx.URL(first.url).port)
+        client = Client(first.url)
+        job = client.submit(data / "demo" / "city_256x256.mp4", height=64)
+        wait_until((tmp_path / "reached").exists, "a job in its middle")
+        seen = client.watch(job["id"])
+        assert next(seen)["state"] == "running"
+        with first.client() as other, other.stream("GET", f"/jobs/{job['id']}/events") as events:
+            first.process.send_signal(signal.SIGTERM)
+            with pytest.raises(httpx.RemoteProtocolError):  # not an end that looks like one
+                events.read()
+        os.close(os.open(gate, os.O_RDWR))  # the worker need not be waited for
+        assert first.process.wait(DEADLINE_SECONDS) == 0
+        assert "Traceback" not in first.log()
+    with client, live_server(tmp_path / "data", "--port", port):
+        assert [known["state"] for known in seen][-1] == "done"
+        assert client.job(job["id"])["frames"] == 41
+
+
+def scripted(*answers: Callable[[], httpx.Response]) -> tuple[Client, list[float]]:
+    """A client whose server gives these answers, and for how long the client waits between."""
+    waits: list[float] = []
+    left = iter(answers)
+    transport = httpx.MockTransport(lambda _: next(left)())
+    return Client("http://server", transport=transport, sleep=waits.append), waits
+
+
+def told(*states: str) -> Callable[[], httpx.Response]:
+    lines = [f"data: {json.dumps({'state': state})}\n\n" for state in states]
+    return lambda: httpx.Response(200, text="".join(lines))
+
+
+def refused(status: int) -> Callable[[], httpx.Response]:
+    error = {"error": {"code": "a_code", "message": "in words"}}
+    return lambda: httpx.Response(status, json=error)
+
+
+def unreachable() -> httpx.Response:
+    raise httpx.ConnectError("connection refused")
+
+
+def test_watching_asks_again_later_and_later_until_the_job_has_ended() -> None:
+    client, waits = scripted(
+        told("queued", "running"), unreachable, refused(503), told("running"), told("failed")
+    )
+    with client:
+        states = [job["state"] for job in client.watch("1")]
+    assert states == ["queued", "running", "running", "failed"]
+    assert waits == [0.25, 0.5, 1.0, 0.25]
+
+
+def test_watching_ends_with_what_will_not_pass() -> None:
+    client, waits = scripted(told("running"), refused(404))
+    with client, pytest.raises(ServerError, match="in words"):
+        list(client.watch("1"))
+    assert waits == [0.25]
+
+
+def test_watching_gives_up_when_its_patience_is_over() -> None:
+    client, waits = scripted(*[unreachable] * 100)
+    with client, pytest.raises(httpx.ConnectError):
+        list(client.watch("1", patience_seconds=30))
+    assert sum(waits) >= 30 > sum(waits[:-1])
