@@ -23,6 +23,7 @@ from typing import Any
 
 from server.access import KeyRing, LinkSigner, open_key_ring
 from server.errors import ApiError
+from server.jobs.admission import Admission
 from server.jobs.runner import JobRunner
 from server.jobs.store import JobStore
 from server.limits import Arrivals, RateLimiter
@@ -143,6 +144,7 @@ class Service:
         """Set when no engine can ever run here."""
         self.pool: WorkerPool
         self.store: JobStore
+        self.admission: Admission
         self.jobs: JobRunner
         self.playback: Playback
         self._tasks: list[asyncio.Task[None]] = []
@@ -151,6 +153,10 @@ class Service:
     def limits_callers(self) -> bool:
         """Whether rates are limited: there is nobody to protect from on an open loopback."""
         return not (self.keys.is_open and self.settings.is_loopback)
+
+    def _count_new_job(self, owner: str) -> None:
+        if self.limits_callers:
+            self.job_rate.take(owner)
 
     async def start(self) -> None:
         """Starts workers and jobs."""
@@ -163,6 +169,7 @@ class Service:
         )
         self.pool = WorkerPool(options, self._on_pool_change, self.metrics.worker_restarts.inc)
         self.store = await asyncio.to_thread(JobStore, self.settings.data_dir / _DATABASE)
+        self.admission = Admission(self.store, self.limits, self._count_new_job)
         self.playback = Playback(
             self.jobs_root, self.limits.playback_keep_seconds, self.settings.segment_seconds
         )

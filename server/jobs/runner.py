@@ -56,6 +56,7 @@ class JobRunner:
         self._progress: dict[str, Progress] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = False
+        self._begins_none = False
         self.throughput = Throughput()
 
     async def start(self) -> None:
@@ -71,7 +72,7 @@ class JobRunner:
 
     async def stop(self) -> None:
         """Stops the running jobs; their finished segments stay and they wait for the next start."""
-        self._stopping = True
+        self._stopping = self._begins_none = True
         for loop in self._loops:
             loop.cancel()
         for ticket in self._tickets.values():
@@ -233,6 +234,8 @@ class JobRunner:
 
     async def _outcome(self, ticket: Ticket, folder: JobFolder) -> Message:
         """What the job ends with: in one piece on one worker, in parts on several."""
+        if self._begins_none or ticket.cancel_requested.is_set():  # since it was claimed
+            raise TicketCancelled
         if self._pool.long_capacity > 1:
             return await SplitJob(self._pool, ticket, folder.segments).run()
         self._pool.submit(ticket)
