@@ -6,8 +6,8 @@
     python bench/reliability.py --table          # writes the table of docs/reliability.md again
 
 A part whose result of this commit is there is not run again, so that a run that was interrupted
-goes on where it stopped (``--again`` runs it anyway). The last line names what was missed; the
-exit status is 1 when anything was.
+goes on where it stopped (``--again`` runs it anyway). A part that raises is a miss, and the others
+go on. The last line names what was missed; the exit status is 1 when anything was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.machine import git_commit, load_average
-from bench.reliability_parts import FULL, PARTS, SHORT, Sizes, versions
+from bench.reliability_parts import PARTS
+from bench.reliability_rows import FULL, SHORT, Found, Sizes, versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -88,13 +90,19 @@ def run(options: Options) -> list[str]:
 def run_part(name: str, sizes: Sizes, commit: str) -> dict[str, Any]:
     """One part: its rows, and where and how they were made."""
     began, load = time.monotonic(), load_average()
-    with tempfile.TemporaryDirectory() as folder:
-        found = PARTS[name].run(Path(folder), sizes)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            found, raised = PARTS[name].run(Path(folder), sizes), ""
+        except Exception as error:  # at the edge of a part: what the others show is still wanted
+            found, raised = Found(), traceback.format_exc()
+            print(raised, file=sys.stderr)
+            found.add(f"Part {name}", "runs to its end", f"raised {_first_line(error)}", False)
     return {
         "schema": 1,
         "part": name,
         "rows": [asdict(row) for row in found.rows],
         "figures": found.figures,
+        "raised": raised,
         "seconds": round(time.monotonic() - began, 1),
         "load_average": max(load, load_average()),
         "command": f"python bench/reliability.py {name}",
@@ -148,7 +156,13 @@ def _kept(place: Path, commit: str) -> dict[str, Any] | None:
     if not place.exists():
         return None
     result: dict[str, Any] = json.loads(place.read_text())
-    return result if result["git_commit"].rstrip("+") == commit.rstrip("+") else None
+    is_of_now = result["git_commit"].rstrip("+") == commit.rstrip("+")
+    return result if is_of_now and not result.get("raised") else None
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text.replace("|", "/")[:200]
 
 
 def _verdict(result: dict[str, Any]) -> str:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import av
-
 from bench.fuzz_media import run as run_fuzz
+from bench.reliability_rows import Found, Part, Sizes
 from bench.soak import MOST_MIB_PER_1000, soak
 from tests.reliability.generated import run_generated
 from tests.reliability.integrity import Integrity, run_integrity
@@ -25,64 +20,6 @@ from tests.server.media.clips import Clip, write_clip
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
-
-    generated: int
-    flips: int
-    cuts: int
-    kills: int
-    soak_requests: int
-    soak_seconds: float
-    chaos_seconds: float
-    leak_requests: int = 140
-
-
-FULL = Sizes(5000, 5000, 1000, 60, 2000, 0, 1800)
-SHORT = Sizes(1000, 1000, 200, 5, 0, 120, 0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    wanted: str
-    measured: str
-    kept: bool
-
-
-@dataclass
-class Found:
-    """What a part has to say."""
-
-    rows: list[Row] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, what: str, wanted: str, measured: object, kept: bool) -> None:
-        self.rows.append(Row(what, wanted, str(measured), kept))
-
-
-@dataclass(frozen=True)
-class Part:
-    """``run`` gets an empty folder; ``is_short`` parts belong to the short form, too."""
-
-    run: Callable[[Path, Sizes], Found]
-    is_short: bool = False
-
-
-def versions() -> dict[str, str]:
-    """Of what decodes, encodes and serves."""
-    packages = ("pillow", "fastapi", "starlette", "uvicorn", "python-multipart", "schemathesis")
-    ffmpeg = {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info)}
-    return {
-        "python": platform.python_version(),
-        **ffmpeg,
-        **{package: metadata.version(package) for package in packages},
-    }
 
 
 def generated(folder: Path, sizes: Sizes) -> Found:
@@ -210,7 +147,7 @@ def load(folder: Path, sizes: Sizes) -> Found:
         ("Overload: descriptors left", "0", "descriptors_left", 0, ""),
         ("500 silent sockets: p99 of another client, times", "< 2", "slow_headers_factor", 2, ""),
     ):
-        found.add(what, wanted, f"{report[name]}{unit}", report[name] <= most)
+        found.add_most(what, wanted, report[name], most, unit)
     return found
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from bench import reliability
 from bench.reliability import BEGIN, DOCUMENT, END, Options, run, summary, with_table
-from bench.reliability_parts import PARTS, SHORT, TESTS, Found, Part, Sizes
+from bench.reliability_parts import TESTS
+from bench.reliability_rows import SHORT, Found, Part, Sizes
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +30,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return Part(made)
 
-    for name in list(PARTS):
-        monkeypatch.delitem(PARTS, name)
-    monkeypatch.setitem(PARTS, "good", part("good", True))
-    monkeypatch.setitem(PARTS, "bad", part("bad", False))
+    parts = {"good": part("good", True), "bad": part("bad", False)}
+    monkeypatch.setattr(reliability, "PARTS", parts)
     monkeypatch.setattr(reliability, "git_commit", lambda: "abc+")
     return done
 
@@ -50,6 +49,35 @@ def test_what_was_missed_is_said_and_a_part_that_is_done_is_not_run_again(
     assert summary(["good"], [], 2.0) == "reliability: 1 parts in 2 s, nothing missed"
     run(Options(["good"], SHORT, tmp_path, again=True))
     assert runs == ["bad", "good"]
+
+
+def test_a_part_that_raises_is_a_miss_and_the_others_go_on(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: Path, sizes: Sizes) -> Found:
+        raise ValueError("no | answer\nand more")
+
+    monkeypatch.setitem(reliability.PARTS, "good", Part(broken))
+    monkeypatch.setattr(reliability, "RESULTS", tmp_path)
+    missed = run(Options(["good", "bad"], SHORT, tmp_path))
+    assert missed[0] == "Part good: raised ValueError: no / answer, wanted runs to its end"
+    assert runs == ["bad"]
+    made = with_table(f"{BEGIN}{END}", reliability.kept_results())
+    row = "| Part good | runs to its end | raised ValueError: no / answer | **missed** |"
+    assert row in made
+    assert "Not run yet" not in made
+    run(Options(["good"], SHORT, tmp_path))  # raises again: what raised is not done
+    assert "Traceback" in json.loads((tmp_path / "reliability-good.json").read_text())["raised"]
+
+
+def test_a_figure_that_is_not_there_is_a_miss() -> None:
+    found = Found()
+    found.add_most("lag", "< 250 ms", None, 250, " ms")
+    found.add_most("lag", "< 250 ms", 40.5, 250, " ms")
+    assert [(row.measured, row.kept) for row in found.rows] == [
+        ("not measured", False),
+        ("40.5 ms", True),
+    ]
 
 
 def test_the_table_shows_every_row_and_names_what_is_not_there(
