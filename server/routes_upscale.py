@@ -127,8 +127,11 @@ async def _picture(
         retries=1,
     )
     try:
+        # At once, not when the task below first runs: until then nothing would count this one, and
+        # a burst that comes in one turn of the loop would be let in as a whole.
+        service.pool.submit(ticket)
         made = await _while_connected(
-            request, service.pool.run(ticket, service.limits.queue_seconds)
+            request, service.pool.result(ticket, service.limits.queue_seconds)
         )
     except (TicketCancelled, ClientDisconnect):
         service.refuse_when_stopping()
@@ -136,6 +139,9 @@ async def _picture(
     except ApiError as error:
         service.metrics.tasks.labels("picture", error.code).inc()
         raise
+    finally:
+        if not ticket.outcome.done():
+            service.pool.cancel(ticket)
     service.metrics.tasks.labels("picture", "done").inc()
     service.metrics.frames.labels("picture").inc()
     service.metrics.stages.observe("picture", made["stages_ms"])

@@ -170,12 +170,16 @@ class WorkerPool:
         self._notify()
 
     async def run(self, ticket: Ticket, queue_seconds: float) -> Message:
-        """Submits ``ticket`` and waits for its result; a caller that goes away cancels it.
+        """``submit`` and ``result``."""
+        self.submit(ticket)
+        return await self.result(ticket, queue_seconds)
+
+    async def result(self, ticket: Ticket, queue_seconds: float) -> Message:
+        """Waits for what becomes of ``ticket``; a caller that goes away cancels it.
 
         Raises:
             ApiError: 503 no worker took it in time, or what the task failed with.
         """
-        self.submit(ticket)
         try:
             await self.wait_started(ticket, queue_seconds)
             return await asyncio.shield(ticket.outcome)
