@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from server.session import decode_options, encode_options, pts_shift
 from server.video_options import VideoOptions
 
 SEGMENT_SECONDS = 10.0
+FIRST_SECONDS = 2.0
+"""The first segment is at most this long and each next one twice as long as the one before, up to
+``SEGMENT_SECONDS``: who watches a job waits for one segment, and each costs an encoder's start."""
 LONGEST_SEGMENTS = 4
 """A video whose safe key frames are farther apart than this many segments has no plan: a worker
 that is killed must not lose minutes."""
@@ -96,25 +100,34 @@ def span_options(work: Work, header: Header, numbers: range) -> DecodeOptions:
     )
 
 
-def choose_cuts(keys: Sequence[int], first: int, last: int, ticks: int) -> list[int] | None:
-    """Every key frame that comes at least ``ticks`` after the cut before it.
+def segment_ticks(work: Work, time_base: Fraction, number: int) -> int:
+    """How long segment ``number``, from 0, should be in units of ``time_base``; at least 1."""
+    ramp = FIRST_SECONDS * 2 ** min(number, 30)
+    return max(round(Fraction(str(min(ramp, work.segment_seconds))) / time_base), 1)
+
+
+def choose_cuts(
+    keys: Sequence[int], first: int, last: int, lengths: Callable[[int], int], longest: int
+) -> list[int] | None:
+    """Every key frame that comes long enough after the cut before it.
 
     Args:
         keys: where a cut is possible, in order.
         first: pts of the first frame that is wanted.
         last: pts of the last one.
-        ticks: length of a segment.
+        lengths: number of a segment -> ticks that it should have.
+        longest: ticks that none may exceed.
 
     Returns:
         The cuts; None when there are none or some are too far apart.
     """
     cuts: list[int] = []
     for key in keys:
-        if key <= last and key - (cuts[-1] if cuts else first) >= ticks:
+        if key <= last and key - (cuts[-1] if cuts else first) >= lengths(len(cuts)):
             cuts.append(key)
     places = [first, *cuts, last]
-    longest = max(after - before for before, after in pairwise(places))
-    return cuts if cuts and longest <= LONGEST_SEGMENTS * ticks else None
+    fits = all(after - before <= longest for before, after in pairwise(places))
+    return cuts if cuts and fits else None
 
 
 def _plan(work: Work, mark: str, check: Callable[[], None]) -> Header:
@@ -136,5 +149,6 @@ def _cuts(work: Work, info: VideoInfo, found: KeyFrames) -> list[int] | None:
     if work.options.end_seconds is not None:
         end = info.start_seconds + Fraction(str(work.options.end_seconds))
         last = min(last, math.ceil(end / info.time_base) - 1)
-    ticks = max(round(Fraction(str(work.segment_seconds)) / info.time_base), 1)
-    return choose_cuts(found.keys, info.start_pts, last, ticks)
+    lengths = partial(segment_ticks, work, info.time_base)
+    longest = LONGEST_SEGMENTS * max(round(Fraction(str(work.segment_seconds)) / info.time_base), 1)
+    return choose_cuts(found.keys, info.start_pts, last, lengths, longest)

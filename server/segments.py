@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from server.media.ledger import Header, Ledger, Row
 from server.media.probe import VideoInfo, info_from_message
 from server.media.timing import Stages, merged
 from server.report import Facts, build_manifest
-from server.segment_plan import SEGMENT_SECONDS, Work, prepare, span_options
+from server.segment_plan import SEGMENT_SECONDS, Work, prepare, segment_ticks, span_options
 from server.segment_writer import SegmentWriter
 from server.session import (
     check_complete,
@@ -63,7 +62,7 @@ def upscale_in_segments(
         on_progress: called after every frame; frames of earlier calls are counted.
         cancelled: asked for every frame.
         segment_seconds: a segment ends at the first key frame of the source after this long; at
-            the first new frame where that is not possible.
+            the first new frame where that is not possible. The first segments are shorter.
 
     Raises:
         As ``server.session.upscale_video``. Finished segments stay in ``folder``.
@@ -283,12 +282,12 @@ class _Job:
         work, number = self.work, len(ledger.rows)
         total = expected_frames(info, work.options)
         report = progress_reporter(self.on_progress, total, ledger.frames)
-        longest = round(Fraction(str(work.segment_seconds)) / info.time_base)
         encode = encode_options(info, work.options, work.container)
         with closing(SegmentWriter(work.folder, encode, self.check)) as writer:
             for upscaled in flow:
                 first = writer.first_pts
-                full = first is not None and upscaled.pts - first >= longest
+                wanted = segment_ticks(work, info.time_base, number)
+                full = first is not None and upscaled.pts - first >= wanted
                 if full and upscaled.frame is not None:
                     ledgers.append(work.folder, writer.finish(number))
                     number += 1

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     cluster: str | None = None
     """Jobs run on this Ray cluster: ``auto`` or ``HOST:PORT`` of its head."""
     segment_seconds: float = Field(default=10, gt=0)
-    """A job is saved this often, in seconds of its video."""
+    """A job is saved at least this often, in seconds of its video; after 2, 4 and 8 at first."""
     data_dir: Path = Field(default_factory=user_data_dir)
     cache_dir: Path | None = None
     api_keys_file: Path | None = None

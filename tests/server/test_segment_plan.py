@@ -21,7 +21,7 @@ from server.media.key_frames import closed
 from server.media.limits import command_line_limits
 from server.media.probe import info_to_message
 from server.media.scan import find_key_frames
-from server.segment_plan import Work, choose_cuts, prepare
+from server.segment_plan import Work, choose_cuts, prepare, segment_ticks
 from server.segments import join, make_segments, runs, upscale_in_segments
 from server.video_options import VideoOptions
 from tests.server.media.clips import Clip, read_clip, write_clip
@@ -162,13 +162,30 @@ def test_a_key_frame_is_closed_when_all_earlier_frames_are_shown_before_it(
 def test_cuts_are_key_frames_neither_too_near_nor_too_far_apart(
     keys: list[int], ticks: int
 ) -> None:
-    cuts = choose_cuts(keys, 0, 1000, ticks)
+    def lengths(number: int) -> int:
+        return min(ticks, 10 * 2**number)
+
+    cuts = choose_cuts(keys, 0, 1000, lengths, 4 * ticks)
     if cuts is None:
         return
     places = [0, *cuts, 1000]
     assert set(cuts) <= set(keys)
-    assert all(after - before >= ticks for before, after in zip(places, cuts, strict=False))
+    assert all(
+        after - before >= lengths(number)
+        for number, (before, after) in enumerate(zip(places, cuts, strict=False))
+    )
     assert all(b - a <= 4 * ticks for a, b in pairwise(places))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lengths"), [(10, [2, 4, 8, 10, 10]), (3, [2, 3, 3, 3, 3]), (0.5, [0.5] * 5)]
+)
+def test_the_first_segments_are_short(seconds: float, lengths: list[float], tmp_path: Path) -> None:
+    work = Work(tmp_path / "a", tmp_path, VideoOptions(), "mp4", seconds)
+    made = [segment_ticks(work, Fraction(1, 90_000), number) for number in range(5)]
+    assert made == [round(each * 90_000) for each in lengths]
+    assert segment_ticks(work, Fraction(1, 90_000), 10**9) == round(seconds * 90_000)
+    assert segment_ticks(work, Fraction(100), 0) == 1
 
 
 @given(st.sets(st.integers(0, 30)))
