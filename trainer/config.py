@@ -115,7 +115,7 @@ class FitConfig:
     compile: bool = False
     """Compile the network with torch.compile (worth it on a GPU)."""
     start_from: Path | None = None
-    """Weights, or checkpoint of another run of the same shape, that this run starts from."""
+    """Weights, or checkpoint of another run of the same ``network``, that this run starts from."""
     ensemble_teacher: Path | None = None
     """Weights whose x8 self-ensemble is blended into the targets (any width, also its own)."""
     ensemble_share: float = 0.5

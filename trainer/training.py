@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
-from trainer.blocks import TrainingNetwork, adopt, fuse
+from trainer.blocks import TrainingNetwork, fuse
 from trainer.config import FitConfig, differences
 from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -28,7 +28,7 @@ from trainer.losses import parse_loss
 from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
 from trainer.sampling import Cropping, sample_batch
-from trainer.weights import is_weights_file, load_network
+from trainer.start import start
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -216,32 +216,6 @@ class Trainer:
         path = self.config.out / CHECKPOINT
         ckpt.save(self.state(), path)
         return path
-
-
-@torch.no_grad()
-def start(network: TrainingNetwork, path: Path) -> None:
-    """Gives ``network`` the averaged weights of a checkpoint, or those of a weights file.
-
-    Raises:
-        CheckpointError, ModelError: unreadable or of another shape.
-    """
-    if is_weights_file(path):
-        plain = load_network(str(path))
-        if plain.config != network.config:
-            raise CheckpointError(
-                f"{path} holds {plain.config}, this run {network.config}; give the same --network"
-            )
-        adopt(network, plain)
-        return
-    saved = ckpt.load(path)
-    for index, (name, parameter) in enumerate(network.named_parameters()):
-        value = saved.tensors.get(f"average.{index}")
-        if value is None or value.shape != parameter.shape or f"net.{name}" not in saved.tensors:
-            raise CheckpointError(
-                f"{path} does not hold a network of this shape (see {name}); give the same "
-                "--network and --block settings as its run"
-            )
-        parameter.copy_(value)
 
 
 @torch.no_grad()
