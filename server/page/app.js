@@ -4,6 +4,11 @@
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 2000;
 const FOLLOW_MS = 700;
+const FIRST_WAIT_MS = 250; // before a broken connection is made again; then twice that, and so on
+const LONGEST_WAIT_MS = 4000;
+const QUIET_MS = 45_000; // the events of a job have a heartbeat every 15 s
+const PASSING = [429, 502, 503, 504]; // of a server, or a proxy before it, that will answer otherwise
+const SILENT = "The server does not answer.";
 
 let key = takeKey();
 let watching = null; // the job on display: {id, controller, file}
@@ -22,7 +27,12 @@ function headers(more = {}) {
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
-class Refusal extends Error {}
+class Refusal extends Error {
+  constructor(text, status) {
+    super(text);
+    this.passes = PASSING.includes(status);
+  }
+}
 
 async function call(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
@@ -32,8 +42,27 @@ async function call(path, options = {}) {
   try {
     text = (await answer.json()).error.message;
   } catch { /* not our form: a proxy's answer */ }
-  throw new Refusal(text);
+  throw new Refusal(text, answer.status);
 }
+
+// What reads the answer to a request, asked again and again while the server restarts.
+async function insist(signal, work, onTrouble = () => {}) {
+  for (let wait = FIRST_WAIT_MS; ; wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
+    try {
+      return await work(() => { wait = FIRST_WAIT_MS; });
+    } catch (error) {
+      if (error.name === "AbortError" || (error instanceof Refusal && !error.passes)) throw error;
+    }
+    onTrouble();
+    await pause(wait, signal);
+  }
+}
+
+const pause = (ms, signal) => new Promise((resolve, reject) => {
+  const leave = () => { clearTimeout(timer); reject(signal.reason); };
+  const timer = setTimeout(() => { signal.removeEventListener("abort", leave); resolve(); }, ms);
+  signal.addEventListener("abort", leave, { once: true });
+});
 
 function say(text = "") {
   $("message").textContent = text;
@@ -45,7 +74,7 @@ function guarded(work) {
       await work(...given);
     } catch (error) {
       if (error.name === "AbortError") return;
-      say(error instanceof Refusal ? error.message : "The server does not answer.");
+      say(error instanceof Refusal ? error.message : SILENT);
       $("work").hidden = true;
     }
   };
@@ -54,7 +83,7 @@ function guarded(work) {
 // --- the engine -------------------------------------------------------------------------------
 
 async function showEngine() {
-  let text = "The server does not answer.";
+  let text = SILENT;
   try {
     text = engineText(await (await fetch("/readyz")).json());
   } catch { /* shown as it is */ }
@@ -147,25 +176,41 @@ async function watch(id, file) {
   const controller = new AbortController();
   watching = { id, controller, file };
   showWork(file ? file.name : `Job ${id.slice(0, 8)}`);
-  const answer = await call(`/jobs/${id}/events`, { signal: controller.signal });
   follow(id, controller.signal);
-  for await (const job of events(answer.body)) {
-    showJob(job);
-    if (job.state === "done") await showVideo(job, file);
-    if (job.state === "failed") say(job.error.message);
-    if (["done", "failed", "cancelled"].includes(job.state)) {
-      $("work").hidden = true;
-      await showJobs();
-    }
-  }
+  const job = await outcome(id, controller.signal);
+  controller.abort(); // nothing is to be followed any more
+  hideFollow();
+  $("work").hidden = true;
+  if (job.state === "done") await showVideo(job, file);
+  if (job.state === "failed") say(job.error.message);
+  await showJobs();
 }
+
+// The job once it has ended, however often the connection breaks meanwhile.
+function outcome(id, signal) {
+  const read = async (onNews) => {
+    const answer = await call(`/jobs/${id}/events`, { signal });
+    for await (const job of events(answer.body)) {
+      onNews();
+      showJob(job);
+      if (isFinished(job)) return job;
+    }
+    throw new Error("the events ended before the job did");
+  };
+  return insist(signal, read, () => {
+    $("numbers").textContent = "The connection to the server is lost; reconnecting…";
+  });
+}
+
+const isFinished = ({ state }) => ["done", "failed", "cancelled"].includes(state);
 
 // Server-sent events by fetch: EventSource cannot send a key.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const quiet = setTimeout(() => reader.cancel(), QUIET_MS); // the other end is gone, in silence
+    const { done, value } = await reader.read().finally(() => clearTimeout(quiet));
     if (done) return;
     rest += value;
     const parts = rest.split("\n\n");
@@ -183,7 +228,7 @@ function showJob(job) {
   if (fps) parts.push(`${fps.toFixed(1)} fps`);
   if (eta !== null) parts.push(`${duration(eta)} left`);
   showProgress(total ? Math.min(1, frames / total) : null, job.state === "queued" ? "Waiting for a worker…" : parts.join(" · "));
-  if (job.has_preview && job.state === "running") showPreview(job.id);
+  if (job.has_preview && job.state === "running") showPreview(job.id).catch(() => { /* another will come */ });
 }
 
 let previewAt = -Infinity;
@@ -218,11 +263,6 @@ $("cancel").onclick = guarded(async () => {
 
 // --- playing a job while it is made -----------------------------------------------------------
 
-const pause = (ms, signal) => new Promise((resolve, reject) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
-});
-
 const once = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
 
 function hideFollow() {
@@ -243,9 +283,8 @@ async function follow(id, signal) {
   let shown = 0;
   try {
     for (;; await pause(FOLLOW_MS, signal)) {
-      const answer = await fetch(`/jobs/${id}/playlist.m3u8`, { headers: headers(), signal });
-      if (!answer.ok) return;
-      const list = await answer.text();
+      const { answer, body } = await load(`/jobs/${id}/playlist.m3u8`, signal);
+      const list = new TextDecoder().decode(body);
       if (!buffer) {
         const type = answer.headers.get("X-SR-Codecs");
         if (!type) continue; // nothing is finished yet
@@ -278,13 +317,16 @@ async function follow(id, signal) {
 
 const bufferedEnd = ({ buffered }) => (buffered.length ? buffered.end(buffered.length - 1) : 0);
 
+const load = (path, signal) => insist(signal, async () => {
+  const answer = await call(path, { signal });
+  return { answer, body: await answer.arrayBuffer() };
+});
+
 async function feed(buffer, path, film, signal) {
-  const answer = await fetch(path, { headers: headers(), signal });
-  if (!answer.ok) throw new Error(path);
-  const bytes = await answer.arrayBuffer();
+  const { body } = await load(path, signal);
   for (;;) {
     try {
-      buffer.appendBuffer(bytes);
+      buffer.appendBuffer(body);
       await once(buffer, "updateend");
       return;
     } catch (error) {
@@ -326,6 +368,7 @@ async function showPicture(file, { body, header }) {
 
 async function showVideo(job, file) {
   const link = await (await call(`/jobs/${job.id}/link`, { method: "POST" })).json();
+  if (watching?.id !== job.id) return; // something else was begun meanwhile
   const { width, height } = job.manifest.output;
   const films = [file ? keepUrl(file) : null, link.url].filter(Boolean).map(film);
   showResult(films, { width, height }, {
@@ -432,7 +475,7 @@ function jobItem(job) {
     button.setAttribute("aria-label", `${name} job of ${when}`);
     row.append(button);
   };
-  const finished = ["done", "failed", "cancelled"].includes(job.state);
+  const finished = isFinished(job);
   if (job.kind === "job" && (job.state === "done" || !finished)) {
     act("Show", async () => {
       await stopWatching();

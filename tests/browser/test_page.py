@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import pytest
 
+from tests.browser.chromium import CHROMIUM, DEADLINE_MS, choose
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DEADLINE_MS = 30_000
 WATCH_NUMBERS = """
 window.seen = [];
 new MutationObserver(() => seen.push(document.querySelector("#numbers").textContent)).observe(
@@ -40,16 +38,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    playwright.expect.set_options(timeout=DEADLINE_MS)  # its own 5 s are little on a busy machine
-    with playwright.sync_playwright() as running:
-        flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright.Page]:
     """The page; a console error, a foreign request or an exception on it fails the test."""
@@ -67,10 +55,6 @@ def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright
     yield opened
     context.close()
     assert problems == []
-
-
-def choose(page: playwright.Page, name: str, kind: str, body: bytes) -> None:
-    page.set_input_files("#file", [{"name": name, "mimeType": kind, "buffer": body}])
 
 
 def test_a_picture_is_compared_and_downloaded(page: playwright.Page) -> None:

@@ -15,6 +15,7 @@ from server.client import Client, ServerError
 from tests.server.live import (
     DEADLINE_SECONDS,
     LiveServer,
+    lasting_port,
     live_server,
     pixels_of,
     png,
@@ -94,10 +95,10 @@ def test_an_answer_of_a_proxy_is_an_error_too(tmp_path: Path) -> None:
 def test_watching_goes_on_when_the_server_was_started_again(tmp_path: Path, data: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    arguments = ("20", str(tmp_path))
-    with live_server(tmp_path / "data", *arguments, module="tests.server.gated_server") as first:
+    port = ("--port", str(lasting_port()))
+    gated = (*port, "20", str(tmp_path))
+    with live_server(tmp_path / "data", *gated, module="tests.server.gated_server") as first:
         wait_ready(first)
-        port = str(httpx.URL(first.url).port)
         client = Client(first.url)
         job = client.submit(data / "demo" / "city_256x256.mp4", height=64)
         wait_until((tmp_path / "reached").exists, "a job in its middle")
@@ -110,7 +111,7 @@ def test_watching_goes_on_when_the_server_was_started_again(tmp_path: Path, data
         os.close(os.open(gate, os.O_RDWR))  # the worker need not be waited for
         assert first.process.wait(DEADLINE_SECONDS) == 0
         assert "Traceback" not in first.log()
-    with client, live_server(tmp_path / "data", "--port", port):
+    with client, live_server(tmp_path / "data", *port):
         assert [known["state"] for known in seen][-1] == "done"
         assert client.job(job["id"])["frames"] == 41
 
