@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,25 @@ def autocast_type(config: FitConfig, device: torch.device) -> torch.dtype | None
             fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         return torch.bfloat16 if fast else None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
+def machine(config: FitConfig, device: torch.device) -> str:
+    """What a run computes on, in words: the GPU or processor, its share of it, the precision."""
+    precision = str(autocast_type(config, device) or torch.float32).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({precision})"
+    threads, processors = torch.get_num_threads(), os.cpu_count()
+    return f"{processor()} ({threads} of {processors} CPUs, {precision})"
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name of the processor, or of its architecture where the system does not tell more."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.machine() or "an unknown processor"
 
 
 def place(pictures: PictureSet, device: torch.device) -> PictureSet:

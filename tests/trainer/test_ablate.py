@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +14,26 @@ import torch
 
 from engine.network import NetworkConfig
 from trainer.ablate import (
-    ROWS,
     AblateConfig,
     ablate,
     result_path,
     run_one,
-    verdict,
     write_json,
     write_table,
 )
+from trainer.ablation_rows import ROWS
+from trainer.ablation_table import verdict
 from trainer.blocks import BlockConfig
 from trainer.config import OptimiserConfig
 from trainer.data import PictureSet
+from trainer.device import choose_device, machine, processor
 from trainer.errors import Interrupted, TrainerError
 from trainer.loop import Hooks
 from trainer.variants import HalfResolutionNetwork, rotate
 
 BY_KEY = {row.key: row for row in ROWS}
+SHA256 = "5" * 64
+NO_PICTURES = PictureSet([], [], SHA256)
 
 
 def config_in(tmp_path: Path, data: Path, **changes: object) -> AblateConfig:
@@ -50,11 +56,18 @@ def keep(config: AblateConfig, key: str, *values: float | None) -> None:
         if value is None:
             result = {"iterations": 7, "diverged_at": 7}
         result["recipe"] = config.run_of(BY_KEY[key], seed).recipe()
+        result["dataset_sha256"] = SHA256
         write_json(result_path(config, BY_KEY[key], seed), result)
 
 
+def facts_of(result: bytes) -> dict[str, object]:
+    facts: dict[str, object] = json.loads(result)
+    assert facts.pop("date")
+    return facts
+
+
 def line_of(config: AblateConfig, key: str) -> str:
-    write_table(config)
+    write_table(config, NO_PICTURES)
     title = BY_KEY[key].title
     return next(x for x in config.table.read_text().splitlines() if x.startswith(f"| {title} |"))
 
@@ -88,7 +101,7 @@ def test_what_has_a_result_is_not_run_again(
     assert not steps
     kept.unlink()
     assert list(ablate(config, pictures)) == lines
-    assert json.loads(kept.read_bytes()) == json.loads(before)
+    assert facts_of(kept.read_bytes()) == facts_of(before)
     page = config.table.read_text()
     assert "| LeakyReLU | 2 | 1 |" in page
     assert "| without weight norm | not run |" in page
@@ -146,6 +159,76 @@ def test_runs_of_another_length_batch_or_crop_do_not_count(
     assert "not run" in line_of(other, "leaky")
 
 
+def test_results_of_another_recipe_or_of_other_pictures_do_not_count(
+    tmp_path: Path, data: Path
+) -> None:
+    config = config_in(tmp_path, data)
+    keep(config, "leaky", 30.0)
+    assert "| LeakyReLU | 2 | 1 | 30.000 |" in line_of(config, "leaky")
+    write_table(config, replace(NO_PICTURES, sha256="6" * 64))
+    assert "| LeakyReLU | not run |" in config.table.read_text()
+    kept = result_path(config, BY_KEY["leaky"], 0)
+    result = json.loads(kept.read_text())
+    result["recipe"]["optimiser"]["learning_rate"] = 0.5
+    write_json(kept, result)
+    assert "| LeakyReLU | not run |" in line_of(config, "leaky")
+
+
+def test_results_of_other_pictures_are_refused_before_anything_runs(
+    tmp_path: Path, data: Path, pictures: PictureSet
+) -> None:
+    config = config_in(tmp_path, data, only=("leaky",))
+    keep(config, "leaky", 30.0)
+    kept = result_path(config, BY_KEY["leaky"], 0)
+    before = kept.read_bytes()
+    message = r"leaky-0\.json is of another run \(the pictures differ\); choose another --out"
+    with pytest.raises(TrainerError, match=message):
+        next(ablate(config, pictures))
+    longer = replace(config, iterations=3, out=config.out)
+    with pytest.raises(TrainerError, match=r"leaky-0\.json is of another .*iterations differ"):
+        next(ablate(longer, NO_PICTURES))
+    assert kept.read_bytes() == before
+    assert [path.name for path in config.out.iterdir()] == [kept.name]
+
+
+def test_a_result_of_an_older_trainer_counts_with_todays_defaults(
+    tmp_path: Path, data: Path
+) -> None:
+    config = config_in(tmp_path, data, machine="an abacus")
+    keep(config, "leaky", 30.0)
+    kept = result_path(config, BY_KEY["leaky"], 0)
+    result = json.loads(kept.read_text())
+    for added in ("ensemble_share", "ensemble_teacher", "crop_candidates", "degradation"):
+        del result["recipe"][added]
+    write_json(kept, result)
+    os.utime(kept, (1_700_000_000, 1_700_000_000))
+    assert "| LeakyReLU | 2 | 1 | 30.000 |" in line_of(config, "leaky")
+    assert "Runs: 2023-11-14, on an abacus." in config.table.read_text()
+
+
+def test_the_table_says_on_what_it_was_made_where_and_when(
+    tmp_path: Path, data: Path, pictures: PictureSet
+) -> None:
+    config = config_in(tmp_path, data, only=("leaky",), seeds=1)
+    list(ablate(config, pictures))
+    day = json.loads(result_path(config, BY_KEY["leaky"], 0).read_text())["date"]
+    text = " ".join(config.table.read_text().split())
+    assert (
+        "Data: `data/train_small`, 10 pictures to train on and 2 held out, sha256 "
+        f"`{pictures.sha256}`." in text
+    )
+    run = config.run_of(ROWS[0], 0)
+    named = re.escape(machine(run, choose_device(run)))
+    assert re.search(rf"Runs: ([\d-]+ to )?{day}, on {named}\.", text)
+
+
+def test_a_processor_is_named_or_at_least_its_architecture(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Zilog Z80: fast\n")
+    assert processor(cpuinfo) == "Zilog Z80: fast"
+    assert processor(tmp_path / "none") == platform.machine()
+
+
 def test_every_seed_that_was_run_counts_however_many_are_asked_for(
     tmp_path: Path, data: Path
 ) -> None:
@@ -165,9 +248,11 @@ def test_unknown_rows_and_damaged_results_are_named(tmp_path: Path, data: Path) 
     config = config_in(tmp_path, data)
     path = result_path(config, ROWS[0], 0)
     path.parent.mkdir()
-    path.write_text("{half")
-    with pytest.raises(TrainerError, match=r"baseline-0\.json is not a result"):
-        write_table(config)
+    odd = {"recipe": {}, "iterations": 2}
+    for content in ("{half", "[]", "{}", '{"recipe": {}}', json.dumps(odd)):
+        path.write_text(content)
+        with pytest.raises(TrainerError, match=r"baseline-0\.json is not a result"):
+            write_table(config, NO_PICTURES)
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 7)])
