@@ -70,6 +70,30 @@ class StageHistogram(Collector):
         yield family
 
 
+class FramesMade:
+    """Counts the frames of one video while it is made.
+
+    What is made again because a worker died is not counted again.
+
+    Args:
+        counter: where they are added.
+        resumed: whether an earlier process has made some of them, nobody here knows how many: the
+            first number that is seen is taken for theirs.
+    """
+
+    def __init__(self, counter: Counter, *, resumed: bool = False) -> None:
+        self._counter = counter
+        self._most: int | None = None if resumed else 0
+
+    def see(self, frames: int | None) -> None:
+        """So many are made by now, those of earlier processes included; None says nothing."""
+        if frames is None:
+            return
+        if self._most is not None:
+            self._counter.inc(max(0, frames - self._most))
+        self._most = max(frames, self._most or 0)
+
+
 class Metrics:
     """Counters and gauges of one server."""
 

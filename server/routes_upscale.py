@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from server.errors import ApiError
 from server.jobs.model import Job, new_job_id
+from server.metrics import FramesMade
 from server.requests import (
     RESPONSES,
     caller_of,
@@ -207,6 +208,7 @@ class _Stream:
         self._service = service
         self._job = job
         self._task = task
+        self._made = FramesMade(service.metrics.frames.labels("video"))
         self._ticket = self._new_ticket()
         self._pipe = ResultPipe(Path(task["pipe"]))
         self._source = Path(task["source"])
@@ -259,13 +261,16 @@ class _Stream:
             await self._receive_first()
 
     def _new_ticket(self) -> Ticket:
-        service, job_id = self._service, self._job.id
         return Ticket(
             "video",
             self._task,
-            on_event=lambda message: service.jobs.set_progress(job_id, message),
-            stall_seconds=service.limits.stall_seconds,
+            on_event=self._hear,
+            stall_seconds=self._service.limits.stall_seconds,
         )
+
+    def _hear(self, message: Message) -> None:
+        self._made.see(message.get("frames"))
+        self._service.jobs.set_progress(self._job.id, message)
 
     def _submit(self) -> None:
         self._service.pool.submit(self._ticket)
@@ -328,7 +333,7 @@ class _Stream:
     async def _write_done(self, result: Message) -> None:
         metrics = self._service.metrics
         metrics.tasks.labels("video", "done").inc()
-        metrics.frames.labels("video").inc(result["frames"])
+        self._made.see(result["frames"])
         metrics.stages.add_times("video", result["stages"])
         self._service.jobs.throughput.add(result["manifest"])
         metrics.fps.set(result["fps"])

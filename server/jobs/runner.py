@@ -21,7 +21,7 @@ from server.jobs.model import Job, JobFolder, Progress
 from server.jobs.splitting import SplitJob
 from server.jobs.store import JobStore
 from server.logs import log_bug, log_event
-from server.metrics import Metrics
+from server.metrics import FramesMade, Metrics
 from server.settings import Limits
 from server.workers.channel import Message
 from server.workers.pool import WorkerPool
@@ -201,10 +201,16 @@ class JobRunner:
 
     async def _run_to_outcome(self, job: Job) -> None:
         folder = self.folder(job.id)
+        made = FramesMade(self._metrics.frames.labels("job"), resumed=job.started_at is not None)
+
+        def on_event(message: Message) -> None:
+            made.see(message.get("frames"))
+            self.set_progress(job.id, message)
+
         ticket = Ticket(
             "job",
             {"kind": "job", "folder": str(folder.path), "options": job.options},
-            on_event=lambda message: self.set_progress(job.id, message),
+            on_event=on_event,
             stall_seconds=self._limits.stall_seconds,
             retries=ATTEMPTS - 1,
         )
@@ -230,6 +236,7 @@ class JobRunner:
             await self.finish(job.id, state="failed", error=error.to_dict())
         else:
             self._metrics.tasks.labels("job", "done").inc()
+            made.see(result["frames"])
             await self._on_done(job, result)
 
     async def _outcome(self, ticket: Ticket, folder: JobFolder) -> Message:
@@ -242,7 +249,6 @@ class JobRunner:
         return await ticket.outcome
 
     async def _on_done(self, job: Job, result: Message) -> None:
-        self._metrics.frames.labels("job").inc(result["frames"])
         self._metrics.stages.add_times("job", result["stages"])
         self.throughput.add(result["manifest"])
         if result["fps"]:

@@ -69,7 +69,15 @@ def bug(task: Message, context: TaskContext) -> Message:
     raise RuntimeError("secret detail")
 
 
+def job(task: Message, context: TaskContext) -> Message:
+    """Makes frames, some of them twice, and works until it is cancelled."""
+    for frames in (3, 2, 7):
+        context.report({"frames": frames})
+    return obey(task, context)
+
+
 TASKS = {
+    "job": job,
     "echo": echo,
     "die": die,
     "hang": hang,

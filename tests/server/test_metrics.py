@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.media.timing import BUCKETS_MS, bucket_name, merged, percentiles
 from server.metrics import Metrics
+from tests.server.test_limits import CLIP, HANGING, app, check, until
 
 TIMES = st.lists(st.floats(0, 9000, allow_nan=False), max_size=30)
 
@@ -46,3 +49,20 @@ def test_every_frame_of_a_stage_is_in_its_histogram() -> None:
         'sr_stage_seconds_count{kind="picture",stage="encode"} 1.0',
     ):
         assert line in text
+
+
+def test_frames_of_a_job_are_counted_while_it_runs_and_stay_when_it_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        async with app(tmp_path, worker=HANGING) as (client, service):
+            job_id = (await client.post("/jobs", content=CLIP)).json()["id"]
+            await until(lambda: b'sr_frames_total{kind="job"} 7.0\n' in service.expose_metrics())
+            assert (await client.get(f"/jobs/{job_id}")).json()["state"] == "running"
+        async with app(tmp_path, worker=HANGING) as (client, service):  # its first three are old
+            await until(lambda: b'sr_frames_total{kind="job"} 4.0\n' in service.expose_metrics())
+            stopped = await client.post(f"/jobs/{job_id}/cancel")
+            assert stopped.json()["state"] == "cancelled"
+            assert b'sr_frames_total{kind="job"} 4.0\n' in service.expose_metrics()
+
+    check(test)
