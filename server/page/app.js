@@ -1,5 +1,6 @@
 // The page: sends a picture or a video, watches it being made, compares, downloads.
-// Text from the server only ever becomes textContent; nothing is loaded from elsewhere.
+// Text from the server only ever becomes textContent, but for its own /docs, which holds no script;
+// nothing is loaded from elsewhere.
 
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 2000;
@@ -35,8 +36,10 @@ class Refusal extends Error {
 }
 
 async function call(path, options = {}) {
+  const sent = key;
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
   if (answer.ok) return answer;
+  if (answer.status === 401 && sent !== key) return call(path, options); // another was given meanwhile
   if (answer.status === 401) $("key-form").hidden = false;
   let text = `${answer.status} ${answer.statusText}`;
   try {
@@ -649,6 +652,26 @@ function stopCamera() {
   $("live-start").setAttribute("aria-pressed", "false");
 }
 
+// --- the API ----------------------------------------------------------------------------------
+
+// Shown here and not by a link to /docs, because a link cannot send the key.
+const showApi = guarded(async () => {
+  const api = $("api");
+  if (location.hash === "#api" && !api.hasChildNodes()) {
+    const [docs, openapi] = await Promise.all(["/docs", "/openapi.json"].map(async (path) => (await call(path)).text()));
+    const { body } = new DOMParser().parseFromString(docs, "text/html");
+    const file = URL.createObjectURL(new Blob([openapi], { type: "application/json" }));
+    Object.assign(body.querySelector("a[href='/openapi.json']"), { href: file, download: "openapi.json" });
+    body.querySelector("a[href='/']").href = "#";
+    api.replaceChildren(...body.querySelector("main").childNodes);
+  }
+  const wanted = location.hash === "#api"; // now, and not when it was asked for
+  api.hidden = !wanted;
+  $("page").hidden = $("docs").hidden = wanted;
+  if (wanted) scrollTo(0, 0);
+});
+addEventListener("hashchange", showApi);
+
 // --- start ------------------------------------------------------------------------------------
 
 $("file").onchange = ({ target }) => {
@@ -675,7 +698,9 @@ $("key-form").onsubmit = (event) => {
   sessionStorage.setItem("key", key);
   $("key-form").hidden = true;
   guarded(showJobs)();
+  showApi();
 };
 guarded(showJobs)();
+showApi();
 showEngine();
 setInterval(() => document.hidden || showEngine(), POLL_MS);

@@ -6,6 +6,7 @@ The camera is Chromium's own: a picture that changes all the time.
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,12 +236,23 @@ def test_the_key_in_the_address_opens_a_public_server(
         choose(page, "a.png", "image/png", png())
         playwright.expect(page.locator("#result-title")).to_contain_text("64 × 64")
         assert "key" not in page.url
+        page.click("#docs")
+        playwright.expect(page.locator("#api")).to_contain_text("POST /upscale")
+        playwright.expect(page.locator("#page")).to_be_hidden()
+        with page.expect_download() as download:
+            page.click("text=OpenAPI")
+        assert "/upscale" in json.loads(Path(download.value.path()).read_text())["paths"]
+        page.go_back()
+        playwright.expect(page.locator("#api")).to_be_hidden()
+        playwright.expect(page.locator("#result-title")).to_be_visible()  # nothing was lost
         stranger = browser.new_context()
         page = stranger.new_page()
         page.goto(server.url)
+        page.click("#docs")
         playwright.expect(page.locator("#key-form")).to_be_visible()
         page.fill("#key", server.key)
         page.keyboard.press("Enter")
         playwright.expect(page.locator("#key-form")).to_be_hidden()
+        playwright.expect(page.locator("#api")).to_contain_text("POST /upscale")
         stranger.close()
         context.close()
