@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ RESULTS = ROOT / "bench" / "results"
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- figures: made by `python bench/reliability.py --table` -->"
 END = "<!-- end of figures -->"
+_HELD = {True: "kept", False: "**missed**", None: "not judged"}
 BUSY = 1.5
 """A load average of two cores above which times say little."""
 
@@ -79,9 +81,9 @@ def run(options: Options) -> list[str]:
         if result is None:
             result = run_part(name, options.sizes, commit)
             if place is not None:
-                place.write_text(json.dumps(result, indent=1) + "\n")
+                place.write_text(as_json(result))
         for row in result["rows"]:
-            if not row["kept"]:
+            if row["kept"] is False:
                 missed.append(f"{row['what']}: {row['measured']}, wanted {row['wanted']}")
         print(f"{name}: {result['seconds']:.0f} s, {_verdict(result)}", flush=True)
     return missed
@@ -112,6 +114,13 @@ def run_part(name: str, sizes: Sizes, commit: str) -> dict[str, Any]:
     }
 
 
+def as_json(result: dict[str, Any]) -> str:
+    """Lines for people and diffs, but a row of numbers in one."""
+    text = json.dumps(result, indent=1)
+    numbers = r"\[\n\s+([-\d.e]+(?:,\n\s+[-\d.e]+)*)\n\s+\]"
+    return re.sub(numbers, lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
+
+
 def summary(names: list[str], missed: list[str], seconds: float) -> str:
     """The one line at the end."""
     parts = f"reliability: {len(names)} parts in {seconds:.0f} s"
@@ -137,8 +146,9 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| What | Wanted | Measured | |", "|---|---|---|---|"]
     for result in results:
         for row in result["rows"]:
-            held = "kept" if row["kept"] else "**missed**"
-            lines.append(f"| {row['what']} | {row['wanted']} | {row['measured']} | {held} |")
+            lines.append(
+                f"| {row['what']} | {row['wanted']} | {row['measured']} | {_HELD[row['kept']]} |"
+            )
     lines += ["", "| Part | Took | Load | Made by |", "|---|---|---|---|"]
     for result in results:
         busy = " (busy: times say little)" if result["load_average"] > BUSY else ""
@@ -166,8 +176,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    missed = [row["what"] for row in result["rows"] if not row["kept"]]
-    return f"missed: {', '.join(missed)}" if missed else f"{len(result['rows'])} figures kept"
+    missed = [row["what"] for row in result["rows"] if row["kept"] is False]
+    if missed:
+        return f"missed: {', '.join(missed)}"
+    kept = sum(row["kept"] is True for row in result["rows"])
+    open_rows = [
+        f"{row['what']}: {row['measured']}" for row in result["rows"] if row["kept"] is None
+    ]
+    return "; ".join([f"{kept} figures kept", *open_rows])
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 from bench.fuzz_media import run as run_fuzz
 from bench.reliability_rows import Found, Part, Sizes
-from bench.soak import MOST_MIB_PER_1000, soak
+from bench.reliability_tests import tests
+from bench.soak import LEAKS, soak
+from bench.soak_samples import MOST_MIB_PER_1000, SURE_AFTER
 from tests.reliability.generated import run_generated
 from tests.reliability.integrity import Integrity, run_integrity
 from tests.reliability.kills import run_kills
@@ -20,6 +21,7 @@ from tests.server.media.clips import Clip, write_clip
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 5.0
+_KILLED = {"worker": "all workers", "server": "the server", "both": "server and workers"}
 
 
 def generated(folder: Path, sizes: Sizes) -> Found:
@@ -62,18 +64,21 @@ def fuzz(folder: Path, sizes: Sizes) -> Found:
 
 def kills(folder: Path, sizes: Sizes) -> Found:
     """kill -9 under load."""
-    report = run_kills(sizes.kills, folder)
-    found = Found(figures=report.__dict__)
-    found.add(
-        f"`kill -9` of workers, servers and both, {report.kills} in turn, under load: jobs lost / "
-        "with frames lost or doubled / with another result",
-        "0 / 0 / 0",
-        f"{report.lost} / {report.frames_wrong} / {report.results_changed} of {report.jobs} jobs, "
-        f"{report.resumed} of them resumed",
-        not (report.lost or report.frames_wrong or report.results_changed),
-    )
-    p95 = report.recovery_p95_seconds
-    found.add("Ready again after a kill, p95", "< 5 s", f"{p95:.1f} s", p95 < PATIENCE_SECONDS)
+    reports = run_kills(sizes.kills, folder)
+    found = Found(figures={kind: report.__dict__ for kind, report in reports.items()})
+    for kind, report in reports.items():
+        if not report.kills:
+            continue
+        name = f"`kill -9` of {_KILLED[kind]} x{report.kills} under load"
+        bad = (report.lost, report.frames_wrong, report.results_changed)
+        found.add(
+            f"{name}: jobs lost / with frames lost or doubled / with another result",
+            "0 / 0 / 0",
+            f"{' / '.join(map(str, bad))} of {report.jobs} jobs, {report.resumed} of them resumed",
+            not any(bad),
+        )
+        p95 = report.recovery_p95_seconds
+        found.add(f"{name}: ready again, p95", "< 5 s", f"{p95:.1f} s", p95 < PATIENCE_SECONDS)
     return found
 
 
@@ -105,14 +110,14 @@ def _soaked(name: str, report: dict[str, Any]) -> Found:
         f"{growths[0]} / {growths[1]} over {requests}",
         not any(growths),
     )
+    what, wanted = f"{name}: memory per 1,000 requests", f"< {MOST_MIB_PER_1000} MiB"
+    slope = report["rss_mib_per_1000_requests"]
     if report["memory_judged"]:
-        slope = report["rss_mib_per_1000_requests"]
-        found.add(
-            f"{name}: memory per 1,000 requests",
-            f"< {MOST_MIB_PER_1000} MiB",
-            f"{slope:+.2f} MiB",
-            slope < MOST_MIB_PER_1000,
-        )
+        found.add(what, wanted, f"{slope:+.2f} MiB", slope < MOST_MIB_PER_1000)
+    else:  # said, but not missed: the caches of a short run are still filling
+        watched = f"{report['memory_judged_over_requests']} requests after the warm-up"
+        judged = f"not judged ({watched}, {SURE_AFTER:,} are needed): {slope:+.2f} MiB"
+        found.add(what, wanted, judged, None)
     errors = "server errors" in report["problems"]
     found.add(f"{name}: server errors", "none", "some" if errors else "none", not errors)
     return found
@@ -121,13 +126,13 @@ def _soaked(name: str, report: dict[str, Any]) -> Found:
 def leak(folder: Path, sizes: Sizes) -> Found:
     """The positive control of the soak."""
     report = soak(0, folder, requests=sizes.leak_requests, leak=True)
-    red = {"descriptors", "threads"} <= set(report["problems"])
+    seen = [name for name in LEAKS if name in report["problems"]]
     found = Found(figures=report)
     found.add(
-        "Positive control: the soak of a server that leaks",
-        "red",
-        f"red ({', '.join(report['problems'])})" if red else "green",
-        red,
+        "Positive control: the soak of a server that leaks turns red",
+        ", ".join(LEAKS),
+        ", ".join(seen) or "nothing",
+        len(seen) == len(LEAKS),
     )
     return found
 
@@ -157,56 +162,6 @@ def integrity(folder: Path, sizes: Sizes) -> Found:
     found = Found(figures={"videos": [each.__dict__ for each in report.videos]})
     for what, wanted, good, of in report.totals():
         found.add(what, wanted, f"{good} of {of}", good == of > 0)
-    return found
-
-
-TESTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Corpus: inputs that come out as written", "all", ("tests/reliability/test_corpus.py",)),
-    (
-        "Requests that break HTTP, forms or digests: refused, nothing left",
-        "all",
-        ("tests/reliability/test_http_abuse.py", "-k", "not generated"),
-    ),
-    (
-        "Escapes: connections, looks at a sibling, files left, with a positive control",
-        "0 / 0 / 0",
-        ("tests/reliability/test_escapes.py",),
-    ),
-    (
-        "A confined media child refuses what it does not need",
-        "all",
-        ("tests/server/media/test_sandbox.py",),
-    ),
-    (
-        "Faulty devices: the result is that of a clean run, no false alarm",
-        "all",
-        ("tests/reliability/test_faults.py", "tests/engine/test_guard.py"),
-    ),
-    (
-        "Disk full, and names that appear before their bytes are safe",
-        "clean 507, 0",
-        ("tests/reliability/test_disk.py",),
-    ),
-    ("A client that leaves stops the work", "all", ("tests/server/test_app_streams.py",)),
-    (
-        "Every route is closed without a key, jobs are only their owner's",
-        "all",
-        ("tests/server/test_jobs.py", "-k", "key or link or every"),
-    ),
-)
-
-
-def tests(folder: Path, sizes: Sizes) -> Found:
-    """What the test suite shows, counted."""
-    found = Found()
-    for index, (what, wanted, arguments) in enumerate(TESTS):
-        place = folder / f"{index}.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={place}", *arguments]
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-        suite = ElementTree.parse(place).getroot()[0].attrib
-        total = int(suite["tests"])
-        bad = sum(int(suite[name]) for name in ("failures", "errors", "skipped"))
-        found.add(what, wanted, f"{total - bad} of {total} tests", bad == 0 < total)
     return found
 
 

@@ -39,7 +39,8 @@ class Row:
     what: str
     wanted: str
     measured: str
-    kept: bool
+    kept: bool | None
+    """None where nothing can be said, which ``measured`` explains."""
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Found:
     rows: list[Row] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, what: str, wanted: str, measured: object, kept: bool) -> None:
+    def add(self, what: str, wanted: str, measured: object, kept: bool | None) -> None:
         self.rows.append(Row(what, wanted, str(measured), kept))
 
     def add_most(self, what: str, wanted: str, value: float | None, most: float, unit: str) -> None:

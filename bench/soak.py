@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,37 +26,22 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx
-import numpy as np
 import psutil
 
+from bench.soak_samples import Sample, columns, judge, take_sample
 from tests.reliability.chaos import Chaos
 from tests.reliability.kills import run_kills
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
 from tests.server.media.clips import Clip, write_clip
 
-MOST_MIB_PER_1000 = 0.5
-"""Growth of resident memory that is allowed, in MiB per 1,000 requests."""
-SURE_AFTER = 1000
-"""Requests below which memory is reported but not judged: caches are still filling."""
-_WARM_UP_SHARE = 0.4
+LEAKS = ("descriptors", "threads", "memory")
+"""What a soak of the leaking server must find."""
 _FEWEST = 120
 """Requests without which there is nothing to compare."""
 _ROUNDS_OF_CHAOS = 6
+_AT_ONCE = 16
 _SURVIVABLE = ("503",)
 """What a good request may meet while workers are killed: come back in a moment."""
-
-
-@dataclass
-class Sample:
-    """The server at one moment."""
-
-    requests: int
-    descriptors: int
-    """Of the HTTP process and its workers."""
-    threads: int
-    rss_mib: float
-    """Of the HTTP process, which is never replaced."""
-    workers_rss_mib: float = 0.0
 
 
 @dataclass
@@ -79,6 +65,7 @@ class Soak:
         """Requests in turn for ``seconds``, but at least so many; returns the report."""
         until = time.monotonic() + seconds
         chaos = Chaos(self.server, self.clip)
+        self._fill_pools()
         while time.monotonic() < until or self.requests < requests:
             with chaos if self.chaotic else contextlib.nullcontext():
                 for _ in range(_ROUNDS_OF_CHAOS if self.chaotic else 1):
@@ -87,22 +74,25 @@ class Soak:
         self.mischief = chaos.done
         return self.report()
 
+    def _fill_pools(self) -> None:
+        """Makes the server start the threads that it will ever start: later is growth."""
+
+        def ask(_: int) -> int:
+            with self.server.client() as client:
+                return client.get("/jobs").status_code
+
+        with ThreadPoolExecutor(_AT_ONCE) as clients:
+            for _ in range(3):
+                assert set(clients.map(ask, range(_AT_ONCE))) == {200}
+
     def settle(self) -> None:
         """A sample after the server has let go of what the last requests held."""
         wait_until(self._is_calm, "workers that are all idle", 120)
-        process = psutil.Process(self.server.process.pid)
-        workers = [child for child in process.children() if "server.workers" in child.cmdline()]
         spool = self.server.data_dir / "spool"
         wait_until(lambda: not list(spool.iterdir()), "an empty spool")
-        self.samples.append(
-            Sample(
-                self.requests,
-                sum(each.num_fds() for each in [process, *workers]),
-                sum(each.num_threads() for each in [process, *workers]),
-                round(process.memory_info().rss / 2**20, 2),
-                round(sum(each.memory_info().rss for each in workers) / 2**20, 2),
-            )
-        )
+        process = psutil.Process(self.server.process.pid)
+        before = self.samples[-1] if self.samples else None
+        self.samples.append(take_sample(process, self.requests, before))
 
     def _is_calm(self) -> bool:
         with self.server.client() as client:
@@ -149,17 +139,9 @@ class Soak:
         self.requests += 4
 
     def report(self) -> dict[str, Any]:
-        """First and last samples after the warm-up, and the verdict."""
-        steady = self.samples[int(len(self.samples) * _WARM_UP_SHARE) :]
-        slope = _slope(steady)
-        judged = steady[-1].requests - steady[0].requests >= SURE_AFTER
-        growth = {
-            "descriptors": _growth([sample.descriptors for sample in steady]),
-            "threads": _growth([sample.threads for sample in steady]),
-        }
-        problems = [name for name, count in growth.items() if count > 0]
-        if judged and slope > MOST_MIB_PER_1000:
-            problems.append("memory")
+        """Every sample, and the verdict on those after the warm-up."""
+        grown = judge(self.samples)
+        problems = grown.problems
         if self.jobs_lost:
             problems.append("lost jobs")
         survivable = _SURVIVABLE if self.chaotic else ()
@@ -172,27 +154,13 @@ class Soak:
             "statuses": self.statuses,
             "errors": self.errors,
             "mischief": self.mischief,
-            "growth": growth,
-            "rss_mib_per_1000_requests": round(slope, 2),
-            "memory_judged": judged,
-            "first": asdict(self.samples[0]),
-            "last": asdict(self.samples[-1]),
+            "growth": {"descriptors": grown.descriptors, "threads": grown.threads},
+            "rss_mib_per_1000_requests": grown.rss_mib_per_1000,
+            "memory_judged": grown.is_memory_judged,
+            "memory_judged_over_requests": grown.requests,
+            "samples": columns(self.samples),
             "problems": problems,
         }
-
-
-def _growth(counts: list[int]) -> int:
-    """By how much the least of the second half lies above the most of the first."""
-    half = len(counts) // 2
-    return max(0, min(counts[half:]) - max(counts[:half] or counts))
-
-
-def _slope(samples: list[Sample]) -> float:
-    """MiB per 1,000 requests, least squares."""
-    if len({sample.requests for sample in samples}) < 2:
-        return 0.0
-    requests = np.array([sample.requests for sample in samples], float)
-    return float(np.polyfit(requests / 1000, [sample.rss_mib for sample in samples], 1)[0])
 
 
 def soak(
@@ -217,8 +185,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         if arguments.kills:
             kills = run_kills(arguments.kills, Path(name))
-            print(json.dumps({**asdict(kills), "p95_seconds": kills.recovery_p95_seconds}))
-            return 1 if kills.lost or kills.frames_wrong or kills.results_changed else 0
+            print(json.dumps({kind: asdict(report) for kind, report in kills.items()}))
+            bad = (each.lost + each.frames_wrong + each.results_changed for each in kills.values())
+            return 1 if any(bad) else 0
         report = soak(
             0 if arguments.requests else arguments.seconds,
             Path(name),

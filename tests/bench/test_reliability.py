@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import reliability
-from bench.reliability import BEGIN, DOCUMENT, END, Options, run, summary, with_table
-from bench.reliability_parts import TESTS
+from bench.reliability import BEGIN, DOCUMENT, END, Options, as_json, run, summary, with_table
+from bench.reliability_parts import TESTS, _soaked
 from bench.reliability_rows import SHORT, Found, Part, Sizes
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,39 @@ def test_a_part_that_raises_is_a_miss_and_the_others_go_on(
     assert "Not run yet" not in made
     run(Options(["good"], SHORT, tmp_path))  # raises again: what raised is not done
     assert "Traceback" in json.loads((tmp_path / "reliability-good.json").read_text())["raised"]
+
+
+def test_memory_that_a_short_soak_cannot_judge_has_a_row_that_says_so(
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = {
+        "growth": {"descriptors": 0, "threads": 0},
+        "requests": 570,
+        "rss_mib_per_1000_requests": 0.9,
+        "memory_judged": False,
+        "memory_judged_over_requests": 340,
+        "problems": [],
+    }
+    found = _soaked("Mixed requests", report)
+    monkeypatch.setitem(reliability.PARTS, "soak", Part(lambda folder, sizes: found))
+    monkeypatch.setattr(reliability, "RESULTS", tmp_path)
+    assert run(Options(["soak"], SHORT, tmp_path)) == []
+    said = "not judged (340 requests after the warm-up, 1,000 are needed): +0.90 MiB"
+    assert f"2 figures kept; Mixed requests: memory per 1,000 requests: {said}" in (
+        capsys.readouterr().out
+    )
+    row = f"| Mixed requests: memory per 1,000 requests | < 0.5 MiB | {said} | not judged |"
+    assert row in with_table(f"{BEGIN}{END}", reliability.kept_results())
+
+
+def test_a_result_keeps_a_row_of_numbers_in_one_line() -> None:
+    result = {"samples": {"rss": [1, -2.5, 1e-7], "none": []}, "names": ["[ 1, 2 ]", "b"]}
+    text = as_json(result)
+    assert "[1, -2.5, 1e-07]" in text
+    assert json.loads(text) == result
 
 
 def test_a_figure_that_is_not_there_is_a_miss() -> None:

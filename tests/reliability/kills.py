@@ -21,11 +21,13 @@ from tests.server.media.clips import Clip, write_clip
 SETTINGS = {"SR_WORKERS": "2", "SR_SEGMENT_SECONDS": "0.2", "SR_JOBS_PER_KEY": "100"}
 QUERIES = ("quality=1", "height=96")
 FRAMES = 40
+KINDS = ("worker", "server", "both")
+"""What is killed, in turn."""
 
 
 @dataclass
 class KillReport:
-    """What ``run_kills`` found."""
+    """What ``run_kills`` found for one kind of kill."""
 
     kills: int = 0
     jobs: int = 0
@@ -42,40 +44,45 @@ class KillReport:
 
     @property
     def recovery_p95_seconds(self) -> float:
-        """Of all kills; the worst of few."""
+        """The worst of few."""
         ordered = sorted(self.recoveries_seconds)
         return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
-def run_kills(count: int, folder: Path, seed: int = 0) -> KillReport:
-    """``count`` kills, each of a worker, the server, or both, at moments that ``seed`` chooses."""
-    chance, report = random.Random(seed), KillReport()
+def run_kills(count: int, folder: Path, seed: int = 0) -> dict[str, KillReport]:
+    """``count`` kills of the kinds in turn, at moments that ``seed`` chooses; a report for each.
+
+    A job belongs to the kill that it was sent for; later kills may strike it, too.
+    """
+    chance, reports = random.Random(seed), {kind: KillReport() for kind in KINDS}
     clip = Clip(width=64, height=48, frames=FRAMES, options={"x264-params": "keyint=6"})
     body = write_clip(folder / "clip", clip).read_bytes()
     data = folder / "data"
     expected = _undisturbed(folder / "clean", body)
-    pending: list[tuple[str, str]] = []
+    sent: list[tuple[str, list[tuple[str, str]]]] = []
     with ExitStack() as running:
         server = _start(running, data)
         for number in range(count):
-            pending += _submit(server, body)
-            _wait_for_progress(server, pending, chance)
-            what = ("worker", "server", "both")[number % 3]
+            kind = KINDS[number % len(KINDS)]
+            jobs = _submit(server, body)
+            sent.append((kind, jobs))
+            _wait_for_progress(server, jobs, chance)
             began = time.monotonic()
-            if what != "server":
+            if kind != "server":
                 kill_workers(server.process.pid)
-            if what != "worker":
+            if kind != "worker":
                 server.stop(signal.SIGKILL)
                 running.close()
                 server = _start(running, data)
             with server.client() as client:
                 wait_until(lambda: client.get("/readyz").status_code == 200, "ready")
-            report.recoveries_seconds.append(round(time.monotonic() - began, 2))
-            report.kills += 1
+            reports[kind].recoveries_seconds.append(round(time.monotonic() - began, 2))
+            reports[kind].kills += 1
         with server.client() as client:
-            for job_id, query in pending:
-                _judge(client, job_id, expected[query], report)
-    return report
+            for kind, jobs in sent:
+                for job_id, query in jobs:
+                    _judge(client, job_id, expected[query], reports[kind])
+    return reports
 
 
 def _undisturbed(data: Path, body: bytes) -> dict[str, tuple[str, str]]:
@@ -98,13 +105,12 @@ def _submit(server: LiveServer, body: bytes) -> list[tuple[str, str]]:
 def _wait_for_progress(
     server: LiveServer, jobs: list[tuple[str, str]], chance: random.Random
 ) -> None:
-    """Until the newest jobs together have a random number of frames."""
-    newest = jobs[-len(QUERIES) :]
-    wanted = chance.randrange(1, FRAMES * len(newest) * 3 // 4)
+    """Until ``jobs`` together have a random number of frames."""
+    wanted = chance.randrange(1, FRAMES * len(jobs) * 3 // 4)
 
     def reached() -> bool:
         with server.client() as client:
-            states = [client.get(f"/jobs/{job_id}").json() for job_id, _ in newest]
+            states = [client.get(f"/jobs/{job_id}").json() for job_id, _ in jobs]
         return sum(job["frames"] or 0 for job in states) >= wanted
 
     wait_until(reached, "progress", 240)

@@ -13,6 +13,7 @@ from typing import Any
 from server import __main__ as product
 from server.middleware import RequestMiddleware
 
+LEAKED_BYTES = 192 * 1024
 KEPT: list[Any] = []
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     for_ever = threading.Event()
 
     async def leaky(self: RequestMiddleware, *arguments: Any) -> None:
-        KEPT.append((os.dup(0), bytearray(b"x" * 65536)))
+        KEPT.append((os.dup(0), bytearray(b"x" * LEAKED_BYTES)))
         if len(KEPT) % 10 == 0:
             threading.Thread(target=for_ever.wait, daemon=True).start()
         await honest(self, *arguments)
