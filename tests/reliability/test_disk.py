@@ -15,6 +15,7 @@ from engine.backends.nearest import NearestBackend
 from engine.upscaler import Upscaler
 from server.segments import upscale_in_segments
 from server.session import upscale_video
+from tests.reliability.figures import record
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
 from tests.server.media.clips import Clip, write_clip
 
@@ -120,7 +121,9 @@ def test_a_name_appears_only_after_its_bytes_are_on_the_disk(
     with Upscaler(NearestBackend()) as upscaler:
         upscale_in_segments(source, tmp_path / "a.mp4", folder, upscaler, segment_seconds=0.1)
         upscale_video(source, tmp_path / "b.mp4", upscaler)
-    assert recorder.check() >= 5  # segments, the ledger and two results
+    renames = recorder.check()
+    record("early names", f"0 of {renames}")
+    assert renames >= 5  # segments, the ledger and two results
     names = [name for _, name in recorder.steps]
     first_segment = next(i for i, name in enumerate(names) if SEGMENT_RENAMED.search(name))
     entered = [i for i, name in enumerate(names) if name.endswith("/ledger.jsonl")]

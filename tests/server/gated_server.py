@@ -2,12 +2,14 @@
 
 ``python -m tests.server.gated_server … FRAME FOLDER``; its workers are this module, too. A worker
 counts its frames in FOLDER/frames, the first one of its own included; before number FRAME it makes
-FOLDER/reached and waits for a writer of the FIFO FOLDER/gate, who may write ``fault`` or ``bug``.
+FOLDER/reached and waits for a writer of the FIFO FOLDER/gate, who may write ``fault`` or ``bug``,
+or ``left`` when the client has left: then it goes on once the worker has been told so.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,10 @@ from engine.frames import Frame
 from server import __main__ as product
 from server.app import create_app
 from server.workers import __main__ as worker
-from server.workers import tasks
+from server.workers import child, tasks
+from server.workers.child import TaskContext
+
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass
@@ -29,6 +34,8 @@ class GatedBackend(NearestBackend):
 
     at_frame: int
     folder: Path
+    told_to_stop: Callable[[float], bool]
+    """Waits at most so many seconds until the task is cancelled, and returns whether it is."""
     frames: int = 0
 
     def open_lanes(self, spec: LaneSpec, count: int) -> list[Lane]:
@@ -41,6 +48,8 @@ class GatedBackend(NearestBackend):
             match (self.folder / "gate").read_bytes():
                 case b"fault":
                     raise EngineFault("an illegal memory access was encountered (700)")
+                case b"left":
+                    assert self.told_to_stop(_PATIENCE_SECONDS)
                 case b"bug":
                     raise RuntimeError("a bug of ours")
         (self.folder / "frames").write_text(str(self.frames))
@@ -63,9 +72,19 @@ def _serve(gate: list[str]) -> int:
 
 
 def _work(gate: list[str]) -> int:
-    def open_gated(*arguments: Any, **options: Any) -> GatedBackend:
-        return GatedBackend(int(gate[0]), Path(gate[1]))
+    contexts: list[TaskContext] = []
 
+    def noted(*arguments: Any) -> TaskContext:
+        contexts.append(TaskContext(*arguments))
+        return contexts[-1]
+
+    def told_to_stop(seconds: float) -> bool:
+        return contexts[-1].cancelled.wait(seconds)
+
+    def open_gated(*arguments: Any, **options: Any) -> GatedBackend:
+        return GatedBackend(int(gate[0]), Path(gate[1]), told_to_stop)
+
+    child.TaskContext = noted  # type: ignore[assignment,misc]
     tasks.open_backend = open_gated  # type: ignore[assignment]
     return worker.main()
 

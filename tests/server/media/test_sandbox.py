@@ -14,6 +14,7 @@ import pytest
 
 from server.media import decode_child, encode_child, landlock, syscall_filter
 from server.media.sandbox import what_holds
+from tests.reliability.figures import record
 
 ROOT = Path(__file__).parents[3]
 
@@ -101,7 +102,9 @@ def test_a_confined_process_can_do_nothing_else(facts: dict[str, Any]) -> None:
     expected = (by_files if facts["held"]["files"] else set()) | (
         by_calls if facts["held"]["syscalls"] else set()
     )
-    assert expected <= {name for name, refused in facts["refused"].items() if refused}
+    refused = {name for name, refused in facts["refused"].items() if refused}
+    record("refused to a child", f"{len(refused & expected)} of {len(expected)}")
+    assert expected <= refused
 
 
 def test_what_is_said_to_hold_is_what_this_kernel_has(facts: dict[str, Any]) -> None:
