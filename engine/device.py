@@ -94,6 +94,22 @@ class DeviceBackend(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Memory of a device, whoever uses it."""
+
+    used_bytes: int
+    total_bytes: int
+
+
+@runtime_checkable
+class MeasuredBackend(Protocol):
+    """A backend that knows how full its device is."""
+
+    def memory_use(self) -> MemoryUse:
+        """At this moment. Raises EngineFault when the device failed."""
+
+
 def why_not(height: int, width: int, frame_format: str) -> str:
     """Why frames of this shape cannot stay on a device; empty when they can.
 

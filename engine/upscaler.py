@@ -14,7 +14,15 @@ from types import TracebackType
 from typing import Self
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
-from engine.device import AnyFrame, DeviceBackend, DeviceMemory, DeviceNv12, why_not
+from engine.device import (
+    AnyFrame,
+    DeviceBackend,
+    DeviceMemory,
+    DeviceNv12,
+    MeasuredBackend,
+    MemoryUse,
+    why_not,
+)
 from engine.device_stream import stream_on_device
 from engine.errors import ContractError, OutOfMemory
 from engine.frames import (
@@ -120,6 +128,16 @@ class Upscaler:
     def memory(self) -> DeviceMemory | None:
         """The device's memory, when the backend's frames can stay there; else None."""
         return self._backend.memory if isinstance(self._backend, DeviceBackend) else None
+
+    def memory_use(self) -> MemoryUse | None:
+        """How full the backend's device is, if it has memory of its own; else None.
+
+        From any thread, also while frames run.
+
+        Raises:
+            EngineFault: the device failed.
+        """
+        return self._backend.memory_use() if isinstance(self._backend, MeasuredBackend) else None
 
     def host_only(self, spec: LaneSpec) -> str:
         """Why frames of ``spec`` cannot stay on the device; empty when they can."""

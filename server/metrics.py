@@ -123,6 +123,12 @@ class Metrics:
         registry.register(self.stages)
         self.queued = Gauge("sr_queued", "Tasks that wait", ["kind"], registry=registry)
         self.workers = Gauge("sr_workers", "Engine workers by state", ["state"], registry=registry)
+        self.gpu_memory_bytes = Gauge(
+            "sr_gpu_memory_bytes",
+            "Memory of each GPU as its workers last saw it: used, by all processes, and total",
+            ["device", "kind"],
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "sr_worker_restarts", "Workers that died and were replaced", registry=registry
         )

@@ -304,7 +304,17 @@ class Service:
         states = [slot.state for slot in self.pool.slots]
         for state in WORKER_STATES:
             self.metrics.workers.labels(state).set(states.count(state))
+        self._show_gpu_memory()
         return self.metrics.expose()
+
+    def _show_gpu_memory(self) -> None:
+        gauge = self.metrics.gpu_memory_bytes
+        gauge.clear()
+        alive = [(slot.worker, slot.config) for slot in self.pool.slots if slot.worker]
+        for worker, config in sorted(alive, key=lambda each: each[0].vitals_at):  # the newest last
+            device = config.get("device") or "0"
+            for kind, value in worker.vitals.get("gpu_memory", {}).items():
+                gauge.labels(device, kind).set(value)
 
 
 def _data_problem(path: Path, error: OSError | sqlite3.Error) -> str:

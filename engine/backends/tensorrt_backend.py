@@ -20,7 +20,7 @@ from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensorrt_runtime import TrtRuntime
 from engine.backends.tensorrt_shim import LoadedPlan
 from engine.build import PlanSource
-from engine.device import DeviceLane, DeviceMemory
+from engine.device import DeviceLane, DeviceMemory, MemoryUse
 from engine.errors import EngineFault, PlanError
 from engine.models import Model
 from engine.plan import Plan
@@ -97,6 +97,11 @@ class TensorRtBackend:
     def free_bytes(self) -> int:
         """Device memory that is free at this moment. Raises EngineFault when the GPU failed."""
         return self._thread.call(lambda device: device.free_bytes())
+
+    def memory_use(self) -> MemoryUse:
+        """How full the GPU is, by all processes. Raises EngineFault when it failed."""
+        total = self._thread.facts.memory_bytes
+        return MemoryUse(total - self.free_bytes(), total)
 
     def open_lanes(self, spec: LaneSpec, count: int) -> list[Lane]:
         """Lanes for frames of ``spec``. The first of a shape may build a plan and run the gate.

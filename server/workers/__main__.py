@@ -36,7 +36,8 @@ def main() -> int:
         channel.send({"event": "fatal", "message": str(error)})
         return NO_ENGINE
     with tasks:
-        serve(channel, tasks.table(), {"engine": tasks.info(), "sandbox": sandbox})
+        hello = {"engine": tasks.info(), "sandbox": sandbox}
+        serve(channel, tasks.table(), hello, tasks.vitals)
     return OK
 
 

@@ -10,11 +10,15 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.workers.channel import Channel, Message
+
+VITALS_SECONDS = 5.0
+"""Between two looks at how the worker is: asking a GPU waits for the frame that it is at."""
 
 
 class TaskFailed(Exception):
@@ -51,23 +55,52 @@ TaskFunction = Callable[[Message, TaskContext], Message]
 """Runs one task and returns its result. Raises TaskFailed, WorkerUnfit or TaskCancelled."""
 
 
-def serve(channel: Channel, tasks: Mapping[str, TaskFunction], hello: Message) -> None:
-    """Announces ``hello``, then works until the other side hangs up or a task proves it unfit."""
+def serve(
+    channel: Channel,
+    tasks: Mapping[str, TaskFunction],
+    hello: Message,
+    vitals: Callable[[], Message] = dict,
+) -> None:
+    """Announces ``hello``, then works until the other side hangs up or a task proves it unfit.
+
+    Args:
+        channel: to HTTP.
+        tasks: what can be asked for.
+        hello: goes with the message that says that all is ready.
+        vitals: how the worker is; goes with a message now and then.
+    """
+    send = Speaker(channel, vitals).send
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     cancelled = threading.Event()
     reader = threading.Thread(target=_read, args=(channel, inbox, cancelled), daemon=True)
-    channel.send({"event": "ready", **hello})
+    send({"event": "ready", **hello})
     reader.start()
     while (task := inbox.get()) is not None:
-        channel.send({"event": "begun"})  # until here a death would cost the task nothing
-        outcome = _outcome(task, tasks, TaskContext(_reporter(channel), cancelled))
-        channel.send(outcome)
+        send({"event": "begun"})  # until here a death would cost the task nothing
+        outcome = _outcome(task, tasks, TaskContext(_reporter(send), cancelled))
+        send(outcome)
         if outcome["event"] == "unfit":
             return
 
 
-def _reporter(channel: Channel) -> Callable[[Message], None]:
-    return lambda fields: channel.send({**fields, "event": "progress"})
+class Speaker:
+    """Sends messages, now and then one with ``vitals``; from any thread."""
+
+    def __init__(self, channel: Channel, vitals: Callable[[], Message]) -> None:
+        self._channel = channel
+        self._vitals = vitals
+        self._due_at = 0.0
+
+    def send(self, message: Message) -> None:
+        """Sends ``message``. Raises OSError when the other side is gone."""
+        if (now := time.monotonic()) >= self._due_at:
+            self._due_at = now + VITALS_SECONDS
+            message = {**message, "vitals": self._vitals()}
+        self._channel.send(message)
+
+
+def _reporter(send: Callable[[Message], None]) -> Callable[[Message], None]:
+    return lambda fields: send({**fields, "event": "progress"})
 
 
 def _outcome(

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ class WorkerProcess:
         """Backend, version, device, model, …; known after ``wait_ready``."""
         self.sandbox: dict[str, bool] = {}
         """What its media children really give up here; known after ``wait_ready``."""
+        self.vitals: dict[str, Any] = {}
+        """How it was when it last said so, at ``vitals_at`` on the monotonic clock."""
+        self.vitals_at = 0.0
         self.has_begun = False
         """Whether it has begun with the last task that it was given."""
 
@@ -167,4 +171,6 @@ class WorkerProcess:
             message: Message = json.loads(line)
         except (OSError, ValueError):  # gone, cut off in a line, or not a line of ours
             raise WorkerDied from None
+        if "vitals" in message:
+            self.vitals, self.vitals_at = message["vitals"], time.monotonic()
         return message

@@ -42,15 +42,12 @@ from server.video_options import VideoOptions
 from server.workers import segment_tasks
 from server.workers.calibration import calibrate
 from server.workers.channel import Message
-from server.workers.child import (
-    TaskContext,
-    TaskFailed,
-    TaskFunction,
-)
+from server.workers.child import TaskContext, TaskFailed, TaskFunction
 from server.workers.pipe import opened_pipe
 from server.workers.preview import PreviewingUpscaler
 from server.workers.reporting import ProgressReporter
 from server.workers.task_errors import typed
+from server.workers.vitals import vitals_of
 
 MODELS_ON_REQUEST = ("fast", "balanced", "quality")
 """What the query ``model`` may name; a path never comes over HTTP."""
@@ -102,6 +99,10 @@ class EngineTasks:
     def info(self) -> Message:
         """Who runs the frames when no other model is asked for."""
         return {**asdict(self._main.info), "provenance": self._provenance({})}
+
+    def vitals(self) -> Message:
+        """How the worker is."""
+        return vitals_of(self._main)
 
     def picture(self, task: Message, context: TaskContext) -> Message:
         """``source`` -> ``result``, an empty file that becomes a picture."""

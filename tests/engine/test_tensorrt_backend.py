@@ -26,6 +26,7 @@ from engine.build import (
 )
 from engine.cache import PlanCache, write_plan
 from engine.contract import FrameFormat
+from engine.device import MemoryUse
 from engine.errors import (
     BackendUnavailable,
     ContractError,
@@ -216,6 +217,21 @@ def test_lanes_that_do_not_fit_are_all_given_back(rig: Rig, plans: CachedPlans) 
         with pytest.raises(OutOfMemory):
             backend.open_lanes(SPEC, 4)
         assert rig.cuda.free_bytes() == before
+
+
+def test_the_memory_of_the_gpu_is_known_until_it_is_lost(rig: Rig, plans: CachedPlans) -> None:
+    with rig.backend(plans) as backend, Upscaler(backend) as upscaler:
+        rig.cuda.capacity = total = rig.cuda.facts.memory_bytes
+        assert upscaler.memory_use() == MemoryUse(total - rig.cuda.free_bytes(), total)
+        before = upscaler.memory_use()
+        lanes = backend.open_lanes(SPEC, 1)
+        after = upscaler.memory_use()
+        assert before is not None
+        assert after is not None
+        assert after.used_bytes > before.used_bytes
+        lanes[0].close()
+    with pytest.raises(EngineFault):
+        backend.memory_use()
 
 
 def test_frames_larger_than_1024_by_1024_go_through_in_strips_of_one_plan(

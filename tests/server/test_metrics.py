@@ -66,3 +66,20 @@ def test_frames_of_a_job_are_counted_while_it_runs_and_stay_when_it_is_cancelled
             assert b'sr_frames_total{kind="job"} 4.0\n' in service.expose_metrics()
 
     check(test)
+
+
+def test_the_memory_of_a_gpu_is_shown_as_long_as_a_worker_knows_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path / "cpu") as (_, service):  # no worker is ever ready
+            assert b"sr_gpu_memory_bytes{" not in service.expose_metrics()
+        async with app(tmp_path / "gpu", worker=HANGING) as (_, service):
+            await until(lambda: service.pool.is_ready)
+            text = service.expose_metrics()
+            assert b'sr_gpu_memory_bytes{device="0",kind="used"} 3.0\n' in text
+            assert b'sr_gpu_memory_bytes{device="0",kind="total"} 16.0\n' in text
+            worker = service.pool.slots[0].worker
+            assert worker is not None
+            worker.vitals = {}
+            assert b"sr_gpu_memory_bytes{" not in service.expose_metrics()
+
+    check(test)

@@ -63,6 +63,7 @@ def test_the_cpu_serves_pictures_while_a_plan_is_built(
 def test_the_cpu_that_serves_meanwhile_is_the_one_that_auto_takes(tmp_path: Path) -> None:
     config = worker_configs(Settings(data_dir=tmp_path, threads=1))[0]
     with EngineTasks({**config, "backend": CPU_BACKEND}, lambda *_: None) as tasks:
+        assert tasks.vitals() == {}
         assert tasks.info()["name"] == cpu_backend_name()
 
 
