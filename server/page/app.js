@@ -373,8 +373,7 @@ async function showVideo(job, file) {
   const link = await (await call(`/jobs/${job.id}/link`, { method: "POST" })).json();
   if (watching?.id !== job.id) return; // something else was begun meanwhile
   const { width, height } = job.manifest.output;
-  const films = [file ? keepUrl(file) : null, link.url].filter(Boolean).map(film);
-  showResult(films, { width, height }, {
+  showResult([...(file ? [before(file)] : []), film(link.url)], { width, height }, {
     title: `${width} × ${height}, ${job.frames} frames at ${job.manifest.fps.toFixed(1)} fps by ${job.manifest.backend.name}`,
     url: link.url,
     name: `${file ? stem(file.name) : job.id.slice(0, 8)}_x4.${job.manifest.output.container}`,
@@ -382,10 +381,28 @@ async function showVideo(job, file) {
   });
   $("play").hidden = false;
   $("play").textContent = "Play";
+  const made = $("pair").lastChild;
+  made.onerror = () => {
+    if (!made.isConnected || made.error.code === MediaError.MEDIA_ERR_NETWORK) return;
+    $("play").hidden = true;
+    say("This browser cannot play the result; download it.");
+  };
 }
 
 function film(url) {
   return Object.assign(document.createElement("video"), { src: url, muted: true, loop: true, playsInline: true });
+}
+
+// The file as it was, until it turns out that the browser cannot show it, as with AVI.
+function before(file) {
+  const url = keepUrl(file);
+  const isGif = file.type === "image/gif" || /\.gif$/i.test(file.name);
+  const shown = isGif ? Object.assign(new Image(), { src: url, alt: "before" }) : film(url);
+  shown.onerror = () => {
+    shown.remove();
+    compare();
+  };
+  return shown;
 }
 
 const stem = (name) => name.replace(/\.[^.]*$/, "");
@@ -400,8 +417,16 @@ function showResult(pair, size, { title, url, name, stages }) {
   $("pair").replaceChildren(...pair);
   $("pair").dataset.width = size.width;
   $("pair").dataset.height = size.height;
+  compare();
   zoom();
   showStages(stages);
+}
+
+// Two of them, or there is nothing to compare.
+function compare() {
+  const single = $("pair").children.length < 2;
+  $("compare").hidden = single;
+  $("pair").classList.toggle("single", single);
 }
 
 function zoom() {
@@ -448,10 +473,11 @@ $("pair").onpointermove = ({ clientX, buttons }) => {
 };
 $("play").onclick = () => {
   const films = [...$("pair").querySelectorAll("video")];
-  const resume = films[0].paused;
+  const lead = films.at(-1); // the result: the other one may not be playable
+  const resume = lead.paused;
   for (const one of films) {
-    one.currentTime = films[0].currentTime;
-    if (resume) one.play();
+    if (one !== lead) one.currentTime = lead.currentTime;
+    if (resume) one.play().catch(() => { /* it was paused again, or cannot be played */ });
     else one.pause();
   }
   $("play").textContent = resume ? "Pause" : "Play";

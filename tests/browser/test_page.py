@@ -16,6 +16,7 @@ import pytest
 
 from tests.browser.chromium import CHROMIUM, DEADLINE_MS, choose
 from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
+from tests.server.media.clips import Clip, write_clip
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -110,6 +111,41 @@ def test_a_sample_is_picked_by_keyboard(page: playwright.Page) -> None:
     with page.expect_response(lambda answer: answer.request.method == "POST") as sent:
         page.keyboard.press("Enter")
     assert sent.value.status == 202
+
+
+@pytest.mark.parametrize(
+    ("clip", "kind", "before"),
+    [
+        (Clip(codec="mpeg4", muxer="avi", frames=20), "video/x-msvideo", 0),
+        (Clip(codec="gif", muxer="gif", pixel_format="rgb8", frames=20), "image/gif", 1),
+    ],
+    ids=["avi", "gif"],
+)
+def test_a_film_that_the_browser_cannot_play_is_left_out(
+    page: playwright.Page, tmp_path: Path, clip: Clip, kind: str, before: int
+) -> None:
+    body = write_clip(tmp_path / "clip", clip).read_bytes()
+    choose(page, f"clip.{clip.muxer}", kind, body)
+    playwright.expect(page.locator("#result-title")).to_contain_text("128 × 96, 20 frames")
+    playwright.expect(page.locator("#pair video")).to_have_count(1)  # the result
+    playwright.expect(page.locator("#pair img[alt=before]")).to_have_count(before)
+    playwright.expect(page.locator("#slider")).to_be_visible(visible=before == 1)
+    paused = "document.querySelector('#pair .after').paused"
+    for name, state in (("Play", False), ("Pause", True), ("Play", False)):
+        assert page.locator("#play").inner_text() == name
+        page.click("#play")
+        wait_until(lambda state=state: page.evaluate(paused) == state, f"a film after {name}")
+
+
+def test_a_result_that_the_browser_cannot_play_can_be_downloaded(
+    page: playwright.Page, tmp_path: Path
+) -> None:
+    page.route("**/result?*", lambda route: route.fulfill(body="no film", content_type="video/mp4"))
+    body = write_clip(tmp_path / "clip.mp4", Clip()).read_bytes()
+    choose(page, "clip.mp4", "video/mp4", body)
+    playwright.expect(page.locator("#message")).to_contain_text("cannot play the result")
+    playwright.expect(page.locator("#play")).to_be_hidden()
+    playwright.expect(page.locator("#download")).to_be_visible()
 
 
 def long_clip(data: Path) -> bytes:
