@@ -97,6 +97,13 @@ def test_a_video_is_watched_compared_and_downloaded(page: playwright.Page, data:
     assert download.value.suggested_filename.endswith(".mp4")
     playwright.expect(page.locator("#jobs li")).to_have_count(1)
     playwright.expect(page.locator("#jobs li")).to_contain_text("done")
+    page.get_by_role("button", name="Show job").click()  # its file is not known any more
+    playwright.expect(films).to_have_count(1)
+    playwright.expect(page.locator("#result")).to_be_visible()
+    playwright.expect(page.locator("#slider")).to_be_hidden()
+    whole = "getComputedStyle(document.querySelector('#pair .after')).clipPath"
+    assert page.evaluate(whole) == "none"
+    wait_until(lambda: bool(page.evaluate(ready)), "a film that can be played")
     page.get_by_role("button", name="Delete job").click()
     playwright.expect(page.locator("#jobs li")).to_have_count(0)
 
