@@ -9,10 +9,8 @@ import pytest
 
 from bench import reliability
 from bench.reliability import BEGIN, DOCUMENT, END, Options, as_json, run, summary, with_table
-from bench.reliability_parts import TESTS, _soaked
+from bench.reliability_parts import _soaked
 from bench.reliability_rows import SHORT, Found, Part, Sizes
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -129,10 +127,3 @@ def test_the_table_shows_every_row_and_names_what_is_not_there(
 def test_the_document_holds_the_table_of_the_results_that_are_kept() -> None:
     text = DOCUMENT.read_text()
     assert with_table(text, reliability.kept_results()) == text
-
-
-def test_the_tests_that_are_counted_are_there() -> None:
-    for _, _, arguments in TESTS:
-        for argument in arguments:
-            if argument.endswith(".py"):
-                assert (ROOT / argument).exists(), argument
