@@ -107,6 +107,7 @@ def evaluate(
         json: also write the result to this file.
     """
     from trainer.evaluation_table import Clip, measure, show
+    from trainer.files import replace_file
 
     if not weights or (data is None and clip is None):
         raise TrainerError("give weights, and pictures with --data or a video with --clip")
@@ -115,7 +116,7 @@ def evaluate(
     show(result)
     text = dumps(result)
     if json is not None:
-        json.write_text(text + "\n")
+        replace_file(json, f"{text}\n".encode(), "--json")
     print(text)
 
 

@@ -8,7 +8,6 @@ and 'no difference seen' for less than two standard deviations.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from trainer.config import FitConfig, differences
 from trainer.data import PictureSet
 from trainer.device import choose_device, machine
 from trainer.errors import DivergedError, TrainerError
+from trainer.files import replace_file
 from trainer.loop import Hooks, finish, train
 
 
@@ -125,17 +125,7 @@ def outcome(result: Result) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Replaces ``path`` at once. Raises TrainerError when it cannot."""
-    _replace(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        raise TrainerError(f"{path} cannot be written ({error}); free space") from error
+    replace_file(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_result(path: Path) -> Result:
@@ -191,4 +181,5 @@ def unlike(run: FitConfig, pictures: PictureSet, result: Result) -> list[str]:
 def write_table(config: AblateConfig, pictures: PictureSet) -> None:
     """Writes the Markdown table of all rows, whatever has been run."""
     found = [(row, results_of(config, row, pictures)) for row in ROWS]
-    _replace(config.table, page(config.run_of(ROWS[0], 0), pictures, found))
+    text = page(config.run_of(ROWS[0], 0), pictures, found)
+    replace_file(config.table, text.encode(), "--table")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, TrainerError
+from trainer.files import replace_file
 
 SCHEMA = 1
 
@@ -31,20 +30,11 @@ def write_atomically(tensors: dict[str, Tensor], header: dict[str, str], path: P
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; ``path`` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = save_tensors({k: t.contiguous() for k, t in tensors.items()}, header)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, header)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)  # the library makes files that only their owner reads
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} cannot be written ({error}); free space or choose another --out"
-        ) from error
+        replace_file(path, content)
+    except TrainerError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -20,9 +20,9 @@ from rich.progress import (
     track,
 )
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from trainer.config import FitConfig
+from trainer.events import EventFile
 from trainer.loop import Hooks
 from trainer.optim import learning_rate
 
@@ -81,10 +81,13 @@ def _bar(console: Console) -> Progress:
 
 @contextmanager
 def watching(config: FitConfig, stop: StopOnSignal) -> Iterator[Hooks]:
-    """Hooks that draw a progress bar on stderr and write ``config.out``/tensorboard."""
+    """Hooks that draw a progress bar on stderr and write ``config.out``/tensorboard.
+
+    Raises:
+        TrainerError: that folder cannot be written, at once or while training.
+    """
     console = Console(stderr=True)
-    writer = SummaryWriter(str(config.out / "tensorboard"))
-    with _bar(console) as bar:
+    with EventFile(config.out / "tensorboard") as writer, _bar(console) as bar:
         task = bar.add_task("", total=config.iterations, loss=math.nan, psnr="-", speed="")
 
         def on_step(step: int, row: dict[str, float]) -> None:
@@ -112,7 +115,4 @@ def watching(config: FitConfig, stop: StopOnSignal) -> Iterator[Hooks]:
             side_by_side = torch.cat([output, hr[..., : output.shape[-1]]], dim=2)
             writer.add_image("validation/output and HR", side_by_side, step)
 
-        try:
-            yield Hooks(on_step, on_resume, on_pictures, lambda: stop.asked)
-        finally:
-            writer.close()
+        yield Hooks(on_step, on_resume, on_pictures, lambda: stop.asked)

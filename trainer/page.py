@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from trainer.errors import TrainerError
+from trainer.files import replace_file
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -143,10 +143,4 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     """Writes the page beside ``path`` and renames it there. Raises TrainerError when it cannot."""
     text = Environment(autoescape=True).from_string(TEMPLATE)
     content = text.render(title=title, lead=lead, sections=sections)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise TrainerError(f"{path} cannot be written ({error}); choose another --out") from error
+    replace_file(path, content.encode())

@@ -19,6 +19,7 @@ from trainer.config import AugmentConfig, Device, FitConfig, OptimiserConfig
 from trainer.data import PictureSet
 from trainer.device import choose_device
 from trainer.evaluate import bicubic_enlarge, enlarge_with, evaluate, read_pairs
+from trainer.files import replace_file
 from trainer.training import CHECKPOINT, Trainer
 from trainer.weights import load_network
 
@@ -120,7 +121,5 @@ def scores_on(folders: tuple[Path, ...], weights: Path) -> dict[str, object]:
 
 
 def write_scores(path: Path, scores: dict[str, object]) -> None:
-    """Replaces ``path`` at once."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    """Replaces ``path`` at once. Raises TrainerError when it cannot."""
+    replace_file(path, (json.dumps(scores, indent=1, sort_keys=True) + "\n").encode())
