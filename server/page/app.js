@@ -9,6 +9,7 @@ const FIRST_WAIT_MS = 250; // before a broken connection is made again; then twi
 const LONGEST_WAIT_MS = 4000;
 const QUIET_MS = 45_000; // the events of a job have a heartbeat every 15 s
 const PASSING = [429, 502, 503, 504]; // of a server, or a proxy before it, that will answer otherwise
+const ASK_KEY = "This server needs a key: enter it above.";
 const SILENT = "The server does not answer.";
 
 let key = takeKey();
@@ -39,13 +40,22 @@ async function call(path, options = {}) {
   const sent = key;
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
   if (answer.ok) return answer;
+  const body = await answer.text();
   if (answer.status === 401 && sent !== key) return call(path, options); // another was given meanwhile
-  if (answer.status === 401) $("key-form").hidden = false;
-  let text = `${answer.status} ${answer.statusText}`;
+  throw refusal(answer.status, body);
+}
+
+// What an answer of 400 and above means, in words for who sits at the page.
+function refusal(status, body) {
+  if (status === 401) {
+    $("key-form").hidden = false;
+    return new Refusal(key ? "This key is not known here; enter another one." : ASK_KEY, status);
+  }
+  let text = `The server answers with status ${status}.`;
   try {
-    text = (await answer.json()).error.message;
+    text = JSON.parse(body).error.message;
   } catch { /* not our form: a proxy's answer */ }
-  throw new Refusal(text, answer.status);
+  return new Refusal(text, status);
 }
 
 // What reads the answer to a request, asked again and again while the server restarts.
@@ -140,12 +150,7 @@ function send(path, file) {
     request.onabort = () => reject(new DOMException("", "AbortError"));
     request.onload = async () => {
       if (request.status < 400) return resolve({ body: request.response, header: (name) => request.getResponseHeader(name) });
-      if (request.status === 401) $("key-form").hidden = false;
-      try {
-        reject(new Refusal(JSON.parse(await request.response.text()).error.message));
-      } catch {
-        reject(new Refusal(`${request.status} ${request.statusText}`));
-      }
+      reject(refusal(request.status, await request.response.text()));
     };
     request.send(file);
   });
@@ -723,6 +728,7 @@ $("key-form").onsubmit = (event) => {
   key = $("key").value.trim();
   sessionStorage.setItem("key", key);
   $("key-form").hidden = true;
+  say();
   guarded(showJobs)();
   showApi();
 };
