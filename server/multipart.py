@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.errors import ApiError
+from server.file_names import sent_name
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -19,7 +20,7 @@ _MAX_HEADER_BYTES = 8 * 1024
 class FilePart:
     """Feeds a streaming parser and gives back only the bytes of the one part named ``file``.
 
-    The name that the user's file has is read by nobody.
+    ``file_name`` is what the user's file is called, cleaned; nothing here is called by it.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -42,6 +43,7 @@ class FilePart:
         self._field_bytes = 0
         self._in_file = False
         self._found = False
+        self.file_name: str | None = None
         self._ended = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -92,7 +94,8 @@ class FilePart:
         self._in_file = options.get(b"name") == b"file"
         if self._in_file and self._found:
             raise ApiError("bad_request", "the multipart body has two parts named file; send one")
-        self._found = self._found or self._in_file
+        if self._in_file:
+            self._found, self.file_name = True, sent_name(self._disposition)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:

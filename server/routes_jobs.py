@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from server.errors import ApiError
+from server.file_names import attachment, result_name
 from server.jobs.admission import Arrival
 from server.jobs.estimate import estimate
 from server.jobs.model import Job, new_job_id
@@ -30,7 +31,7 @@ from server.requests import (
 )
 from server.routes_upscale import BODY
 from server.service import Service
-from server.streams import StreamResponse, asked_range, attachment, file_chunks
+from server.streams import StreamResponse, asked_range, file_chunks
 from server.uploads import Upload, least_body_bytes, receive_upload
 from server.workers.ticket import Ticket, TicketCancelled
 
@@ -77,7 +78,8 @@ async def submit(
     bytes depend on the content by a factor of 2.5 up and down.
 
     The same `Idempotency-Key` with the same body and query gives the same job, however often it
-    is sent, and also when the limits would let no new one in.
+    is sent, and also when the limits would let no new one in. The result is named after the file
+    that a form or a header `Content-Disposition` names.
     """
     service.refuse_when_stopping()
     options = query.options_for("video")
@@ -136,6 +138,7 @@ async def _keep(service: Service, arrival: Arrival, upload: Upload, options: dic
         options=options,
         input_bytes=upload.size,
         input_sha256=upload.sha256,
+        input_name=upload.name,
         idempotency_key=arrival.idempotency_key,
     )
     stored = await asyncio.to_thread(service.admission.keep, job, arrival)
@@ -144,6 +147,13 @@ async def _keep(service: Service, arrival: Arrival, upload: Upload, options: dic
             "idempotency_mismatch", "this Idempotency-Key was used for another body or query"
         )
     return stored
+
+
+def _download_name(job: Job, suffix: str) -> str:
+    """After the file that was sent, where its name is known."""
+    if job.input_name is None:
+        return f"upscaled-{job.id[:8]}{suffix}"
+    return result_name(job.input_name, suffix)
 
 
 def _as_json(options: dict[str, Any]) -> Any:
@@ -280,7 +290,7 @@ async def job_result(
         "Accept-Ranges": "bytes",
         "ETag": etag,
         "Content-Length": str(last - first + 1),
-        "Content-Disposition": attachment(f"upscaled-{job.id[:8]}{path.suffix}"),
+        "Content-Disposition": attachment(_download_name(job, path.suffix)),
     }
     if part is not None:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"

@@ -176,11 +176,6 @@ async def pipe_chunks(
         outcome.remove_done_callback(on_done)
 
 
-def attachment(name: str) -> str:
-    """``Content-Disposition`` with a name of ours."""
-    return f'attachment; filename="{name}"'
-
-
 def asked_range(headers: Headers, size: int, etag: str | None) -> tuple[int, int] | None:
     """``single_range`` of a request; the whole where ``If-Range`` names something else."""
     if headers.get("if-range", etag) != etag:

@@ -20,6 +20,7 @@ from python_multipart.multipart import parse_options_header
 
 from server.content_digest import ContentDigest
 from server.errors import ApiError
+from server.file_names import sent_name
 from server.limits import check_disk
 from server.media.errors import UnsupportedMedia
 from server.media.sniff import HEAD_BYTES, Sniffed, sniff
@@ -40,6 +41,8 @@ class Upload:
     media: Sniffed
     size: int
     sha256: str
+    name: str | None = None
+    """What the sender calls it, cleaned; its path has nothing of it."""
 
 
 async def receive_upload(
@@ -78,7 +81,7 @@ def least_body_bytes(request: Request) -> int:
 
 async def _spool(request: Request, path: Path, limits: Limits, max_video_bytes: int) -> Upload:
     spool = _Spool(path, limits.max_picture_bytes, max_video_bytes)
-    async for chunk in _file_bytes(request, limits):
+    async for chunk in _file_bytes(request, limits, spool):
         spool.add(chunk)
         if len(spool.pending) >= _WRITE_BYTES:
             await asyncio.to_thread(spool.flush)
@@ -87,7 +90,7 @@ async def _spool(request: Request, path: Path, limits: Limits, max_video_bytes: 
         spool.flush()
     else:
         await asyncio.to_thread(spool.flush)
-    return Upload(path, media, spool.size, spool.digest.hexdigest())
+    return Upload(path, media, spool.size, spool.digest.hexdigest(), spool.name)
 
 
 class _Spool:
@@ -98,6 +101,7 @@ class _Spool:
         self.pending = bytearray()
         self.size = 0
         self.digest = hashlib.sha256()
+        self.name: str | None = None
         self._head = b""
         self._media: Sniffed | None = None
         self._caps = {"picture": max_picture_bytes, "video": max_video_bytes}
@@ -137,13 +141,19 @@ def _sniff(head: bytes) -> Sniffed:
         raise ApiError("unsupported_media", error.message) from None
 
 
-async def _file_bytes(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The bytes of the media: the body itself, or the part ``file`` of a multipart one."""
+async def _file_bytes(request: Request, limits: Limits, spool: _Spool) -> AsyncIterator[bytes]:
+    """The bytes of the media: the body itself, or the part ``file`` of a multipart one.
+
+    ``spool`` is told its name.
+    """
     content_type = request.headers.get("content-type", "")
     digest = ContentDigest(request.headers.get("content-digest"))
     body = digest.checked(_timed_body(request, limits))
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
+        disposition = request.headers.get("content-disposition")
+        if disposition is not None:
+            spool.name = sent_name(disposition.encode("latin-1"))
         async for chunk in body:
             yield chunk
         return
@@ -157,6 +167,7 @@ async def _file_bytes(request: Request, limits: Limits) -> AsyncIterator[bytes]:
             if data:
                 yield data
         part.finish()
+        spool.name = part.file_name
     except MultipartParseError:
         raise ApiError("bad_request", "the multipart body is broken") from None
 

@@ -34,6 +34,8 @@ class Job:
     """The query, as far as it was given."""
     input_bytes: int = 0
     input_sha256: str = ""
+    input_name: str | None = None
+    """What the sender calls it, cleaned; only shown."""
     idempotency_key: str | None = None
     started_at: float | None = None
     finished_at: float | None = None

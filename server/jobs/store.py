@@ -33,6 +33,10 @@ CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created_at);
 """
 
 
+_LATER_COLUMNS = {"input_name": "TEXT"}
+"""What databases of earlier versions lack."""
+
+
 class JobStore:
     """Jobs on disk.
 
@@ -46,6 +50,9 @@ class JobStore:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
+        known = {row["name"] for row in self._execute("PRAGMA table_info(jobs)")}
+        for name in _LATER_COLUMNS.keys() - known:
+            self._connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_LATER_COLUMNS[name]}")
 
     def close(self) -> None:
         """Closes the database; harmless when called twice."""

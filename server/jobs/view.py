@@ -23,6 +23,7 @@ EXAMPLE: JsonDict = {
     "eta_seconds": 25.5,
     "options": {"codec": "libx264"},
     "input_bytes": 734003,
+    "input_name": "city.mp4",
     "result_bytes": 0,
     "has_preview": True,
     "manifest": None,
@@ -46,6 +47,7 @@ class JobView(BaseModel):
     eta_seconds: float | None
     options: dict[str, Any]
     input_bytes: int
+    input_name: str | None
     result_bytes: int
     has_preview: bool
     manifest: dict[str, Any] | None
@@ -104,6 +106,7 @@ def job_view(job: Job, progress: Progress) -> JobView:
         eta_seconds=progress.eta_seconds if running else None,
         options=job.options,
         input_bytes=job.input_bytes,
+        input_name=job.input_name,
         result_bytes=job.result_bytes,
         has_preview=progress.has_preview,
         manifest=job.manifest,

@@ -145,6 +145,7 @@ function send(path, file) {
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.responseType = "blob";
     request.upload.onprogress = ({ loaded, total }) => showProgress(loaded / total, `${percent(loaded / total)} sent`);
+    request.setRequestHeader("Content-Disposition", `attachment; filename*=UTF-8''${encodeURIComponent(file.name)}`);
     request.upload.onload = () => showProgress(null, "Waiting for the engine…");
     request.onerror = () => reject(new Error("no connection"));
     request.onabort = () => reject(new DOMException("", "AbortError"));
