@@ -108,7 +108,7 @@ def finish(trainer: Trainer, name: str = "custom") -> FitResult:
     provenance = {
         "dataset_sha256": trainer.pictures.sha256,
         "checkpoint_sha256": file_sha256(result.checkpoint),
-        "recipe": json.dumps(config.recipe(), sort_keys=True),
+        "recipe": json.dumps(trainer.recipe(), sort_keys=True),
         "iterations": str(trainer.step),
     }
     save_weights(plain, result.weights, name, provenance)

@@ -26,12 +26,8 @@ def start(network: TrainingNetwork, path: Path) -> None:
     Of a checkpoint of the same training form every branch is taken as it is.
 
     Raises:
-        CheckpointError, ModelError: missing, unreadable or of another shape.
+        CheckpointError, ModelError: unreadable or of another shape.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no file {path}; give weights or a checkpoint with --start-from"
-        )
     there = load_network(str(path)) if is_weights_file(path) else averaged(ckpt.load(path), path)
     if there.config != network.config:
         raise CheckpointError(

@@ -17,7 +17,7 @@ from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
 from trainer.blocks import TrainingNetwork, fuse
-from trainer.config import FitConfig, differences
+from trainer.config import FitConfig, Recipe, differences
 from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
 from trainer.device import Share, autocast_type, place
@@ -27,6 +27,7 @@ from trainer.errors import CheckpointError, DivergedError, TrainerError
 from trainer.losses import parse_loss
 from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
+from trainer.provenance import BEGINNING, source_digests
 from trainer.sampling import Cropping, sample_batch
 from trainer.start import start
 
@@ -64,6 +65,8 @@ class Trainer:
             raise TrainerError(
                 f"--batch {config.batch} does not divide by {self.share.count} processes"
             )
+        self.sources = source_digests(config)
+        self.network = self.make_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pictures = place(pictures, device)
         if config.ensemble_teacher is not None:
             taught = blended(self.pictures.train, config.ensemble_teacher, config.ensemble_share)
@@ -73,7 +76,6 @@ class Trainer:
             held_out = degraded_validation(self.pictures.validation)
             self.pictures = replace(self.pictures, validation=held_out)
             self.copies = DegradedCopies(self.pictures.train, config.seed)
-        self.network = self.make_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = self.share.wrap(self.network)
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
@@ -91,6 +93,10 @@ class Trainer:
         if self.config.start_from is not None:
             start(network, self.config.start_from)
         return network
+
+    def recipe(self) -> Recipe:
+        """What decides the result, with the sha256 of the files that are learnt from."""
+        return self.config.recipe() | self.sources
 
     def augmentation(self) -> Augment:
         """What is done to every batch of crops; ablations replace it."""
@@ -180,7 +186,7 @@ class Trainer:
         tensors |= {f"average.{i}": t for i, t in enumerate(self.average.values)}
         facts: dict[str, object] = {
             "step": self.step,
-            "recipe": self.config.recipe(),
+            "recipe": self.recipe(),
             "dataset_sha256": self.pictures.sha256,
             "history": self.history,
             "scaler": self.scaler.state_dict(),
@@ -192,12 +198,17 @@ class Trainer:
         """Goes back to ``saved``. Raises CheckpointError when it belongs to another run."""
         there = saved.facts["recipe"]
         assert isinstance(there, dict)
-        differing = differences(self.config.recipe(), there)
+        here = self.recipe()
+        here.pop(BEGINNING, None)
+        differing = differences(here, there)
         if differing or saved.facts["dataset_sha256"] != self.pictures.sha256:
             what = ", ".join(differing) or "the pictures"
             raise CheckpointError(
                 f"{source} is of another run ({what} differ); choose another --out or remove it"
             )
+        self.sources.pop(BEGINNING, None)
+        if BEGINNING in there:
+            self.sources[BEGINNING] = str(there[BEGINNING])
         for name, parameter in self.network.named_parameters():
             parameter.copy_(saved.tensors[f"net.{name}"])
         self.step = int(str(saved.facts["step"]))

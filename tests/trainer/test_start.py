@@ -69,10 +69,8 @@ def test_the_message_names_the_width_that_is_there() -> None:
             start(network, path)
 
 
-def test_a_file_that_is_missing_or_not_what_it_says_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_what_it_says_is_named(tmp_path: Path) -> None:
     network = TrainingNetwork(NetworkConfig(), BlockConfig())
-    with pytest.raises(CheckpointError, match=r"there is no file .*none; give weights"):
-        start(network, tmp_path / "none")
     saved = ckpt.load(STATES / "fast.safetensors")
     path = tmp_path / "odd.safetensors"
     recipe = saved.facts["recipe"]
