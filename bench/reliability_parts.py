@@ -9,23 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.fuzz_media import run as run_fuzz
-from bench.reliability_rows import NOT_MEASURED, Found, Part, Sizes
+from bench.reliability_ledger import integrity
+from bench.reliability_rows import Found, Part, Sizes
 from bench.reliability_tests import tests
 from bench.soak import LEAKS, soak
 from bench.soak_samples import MOST_MIB_PER_1000, SURE_AFTER
-from bench.supply_chain import (
-    BUNDLED,
-    REPAIRED_FFMPEG,
-    Audit,
-    audit,
-    bundled_listed,
-    components,
-    is_repaired,
-    locked,
-    packages_listed,
-)
+from bench.supply_chain import supply_chain
 from tests.reliability.generated import run_generated
-from tests.reliability.integrity import Integrity, run_integrity
 from tests.reliability.kills import run_kills
 from tests.server.live import live_server, wait_ready
 from tests.server.media.clips import Clip, write_clip
@@ -165,58 +155,6 @@ def load(folder: Path, sizes: Sizes) -> Found:
     ):
         found.add_most(what, wanted, report[name], most, unit)
     return found
-
-
-def integrity(folder: Path, sizes: Sizes) -> Found:
-    """Every good video there and back."""
-    report: Integrity = run_integrity(folder, ROOT.parent / "shared" / "data" / "video")
-    found = Found(figures={"videos": [each.__dict__ for each in report.videos]})
-    for what, wanted, good, of in report.totals():
-        found.add(what, wanted, f"{good} of {of}", good == of > 0)
-    return found
-
-
-def supply_chain(folder: Path, sizes: Sizes) -> Found:
-    """What the serving image is made of."""
-    found, report = Found(), audit()
-    add_audit(found, report)
-    listed = components()
-    bundled, (pins, loose) = bundled_listed(listed), locked()
-    ffmpeg = bundled.get("FFmpeg", "0")
-    least = " or ".join(map(str, REPAIRED_FFMPEG))
-    repaired = is_repaired(ffmpeg)
-    found.add("FFmpeg of the serving image", f"at least {least}", ffmpeg, repaired)
-    total = len(pins) + loose
-    found.add("Locked packages with their hash", "all", f"{len(pins)} of {total}", not loose)
-    same = sum(packages_listed(listed).get(name) == pin for name, pin in pins.items())
-    found.add(
-        "Bill of materials: locked packages with version and hash",
-        "all",
-        f"{same} of {len(pins)}",
-        same == len(pins) == len(packages_listed(listed)),
-    )
-    there = [name for name in BUNDLED if name in bundled]
-    found.add(
-        f"Bill of materials: of {', '.join(BUNDLED)} in PyAV's wheel",
-        "all",
-        f"{len(there)} of {len(BUNDLED)} ({len(bundled)} libraries listed)",
-        len(there) == len(BUNDLED),
-    )
-    found.figures = {"audit": report.__dict__ if report else None, "bundled": bundled}
-    return found
-
-
-def add_audit(found: Found, report: Audit | None) -> None:
-    """A row for the advisories; where no package could be looked up nothing can be said."""
-    what, wanted = "Locked packages with a known vulnerability, of any severity", "0"
-    if report is None or not report.audited:
-        found.add(what, wanted, f"{NOT_MEASURED}: no answer from the advisory service", None)
-        return
-    bad, known = len(report.vulnerable), report.audited == report.packages
-    measured = f"{bad} of {report.audited}"
-    if not known:
-        measured += f", {report.packages - report.audited} unknown to the advisory service"
-    found.add(what, wanted, measured, not bad and known)
 
 
 PARTS: dict[str, Part] = {

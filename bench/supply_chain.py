@@ -13,6 +13,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from bench.reliability_rows import NOT_MEASURED, Found, Sizes
+
 DOCKER = Path(__file__).parents[1] / "docker"
 LOCK, BILL = DOCKER / "requirements.txt", DOCKER / "sbom.cdx.json"
 REPAIRED_FFMPEG = (Version("8.1.3"), Version("9.0.2"))
@@ -99,3 +101,46 @@ def is_repaired(ffmpeg: str) -> bool:
     version = Version(ffmpeg)
     same = [fixed for fixed in REPAIRED_FFMPEG if fixed.major == version.major]
     return version >= (same[0] if same else max(REPAIRED_FFMPEG))
+
+
+def supply_chain(folder: Path, sizes: Sizes) -> Found:
+    """What the serving image is made of."""
+    found, report = Found(), audit()
+    add_audit(found, report)
+    listed = components()
+    bundled, (pins, loose) = bundled_listed(listed), locked()
+    ffmpeg = bundled.get("FFmpeg", "0")
+    least = " or ".join(map(str, REPAIRED_FFMPEG))
+    repaired = is_repaired(ffmpeg)
+    found.add("FFmpeg of the serving image", f"at least {least}", ffmpeg, repaired)
+    total = len(pins) + loose
+    found.add("Locked packages with their hash", "all", f"{len(pins)} of {total}", not loose)
+    same = sum(packages_listed(listed).get(name) == pin for name, pin in pins.items())
+    found.add(
+        "Bill of materials: locked packages with version and hash",
+        "all",
+        f"{same} of {len(pins)}",
+        same == len(pins) == len(packages_listed(listed)),
+    )
+    there = [name for name in BUNDLED if name in bundled]
+    found.add(
+        f"Bill of materials: of {', '.join(BUNDLED)} in PyAV's wheel",
+        "all",
+        f"{len(there)} of {len(BUNDLED)} ({len(bundled)} libraries listed)",
+        len(there) == len(BUNDLED),
+    )
+    found.figures = {"audit": report.__dict__ if report else None, "bundled": bundled}
+    return found
+
+
+def add_audit(found: Found, report: Audit | None) -> None:
+    """A row for the advisories; where no package could be looked up nothing can be said."""
+    what, wanted = "Locked packages with a known vulnerability, of any severity", "0"
+    if report is None or not report.audited:
+        found.add(what, wanted, f"{NOT_MEASURED}: no answer from the advisory service", None)
+        return
+    bad, known = len(report.vulnerable), report.audited == report.packages
+    measured = f"{bad} of {report.audited}"
+    if not known:
+        measured += f", {report.packages - report.audited} unknown to the advisory service"
+    found.add(what, wanted, measured, not bad and known)

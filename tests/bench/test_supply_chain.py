@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.reliability_parts import add_audit
 from bench.reliability_rows import Found, Row
 from bench.supply_chain import (
     BUNDLED,
     Audit,
+    add_audit,
     bundled_listed,
     components,
     is_repaired,

@@ -6,22 +6,22 @@ with what the manifest says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-
-import av
 
 from engine.backends.nearest import NearestBackend
 from engine.upscaler import Upscaler
 from server.manifest import Manifest
-from server.media.errors import MediaError
+from server.media.errors import EncodeError, MediaError
 from server.media.limits import command_line_limits
 from server.session import upscale_video
 from server.video_options import VideoOptions
 from tests.corpus import good_videos
+from tests.corpus.build import CORPUS
+from tests.reliability.readings import Reading, read_video
 
 CONTAINERS = ("mp4", "mov", "mkv")
 _EXACT = ("mp4", "mov")
@@ -30,26 +30,6 @@ _TICK = Fraction(1, 1000)
 _UNSAID = (None, 0, 2)
 _SMALL = 256
 """Height from which results are made smaller again, to be written in a reasonable time."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A video as somebody reads it who knows nothing of the product."""
-
-    seconds: list[Fraction]
-    """Of every frame that the decoder emits."""
-    sound: list[list[bytes]]
-    """Payloads of the packets of each audio stream."""
-    sound_seconds: list[list[Fraction]]
-    """Of the same packets."""
-    colour: tuple[int, ...]
-    """Matrix, primaries, transfer, range."""
-    aspect: Fraction | None
-    turn: int
-    """Degrees."""
-    streams: int
-    chapters: int
-    title: str | None
 
 
 @dataclass
@@ -63,18 +43,44 @@ class Video:
     """Those that apply."""
 
 
+Session = Callable[[Path, Path, Upscaler, VideoOptions], Manifest]
+"""What is judged; the product's is ``upscale_video``."""
+
+
 @dataclass
 class Integrity:
     """All of them."""
 
+    sources: list[str] = field(default_factory=list)
     videos: list[Video] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Sources and the code of their refusal."""
 
     def totals(self) -> Iterator[tuple[str, str, int, int]]:
         """(what, wanted, how many are right, of how many), one for each check."""
         for check, (what, wanted) in CHECKS.items():
             found = [video.checks[check] for video in self.videos if check in video.checks]
             yield what, wanted, sum(found), len(found)
+
+    def judged(self) -> list[str]:
+        """Sources of which there is a result in every container."""
+        results = [video.name for video in self.videos]
+        return [name for name in self.sources if results.count(name) == len(CONTAINERS)]
+
+    def red(self) -> list[str]:
+        """Results with anything wrong."""
+        return [
+            f"{video.name} in {video.container}"
+            for video in self.videos
+            if not all(video.checks.values())
+        ]
+
+
+def expected_refusals() -> dict[str, str]:
+    """Good videos that the service refuses, as corpus.json has it, and the code of each."""
+    outcomes = json.loads(CORPUS.read_text())["outcomes"]
+    names = [item.name for item in good_videos.items()]
+    return {name: outcomes[name]["code"] for name in names if "code" in outcomes[name]}
 
 
 CHECKS = {
@@ -89,79 +95,51 @@ CHECKS = {
 }
 
 
-def read_video(path: Path) -> Reading:
-    """Reads ``path`` with plain PyAV."""
-    with av.open(str(path), metadata_errors="replace") as source:
-        video = next(each for each in source.streams.video if not is_cover(each))
-        frames = list(_frames(source, video))
-        first, context = frames[0], video.codec_context
-        tags = (first.colorspace, context.color_primaries, context.color_trc, first.color_range)
-        sound, sound_seconds = _sound(path)
-        return Reading(
-            seconds=[frame.pts * frame.time_base for frame in frames if frame.pts is not None],
-            sound=sound,
-            sound_seconds=sound_seconds,
-            colour=tuple(int(tag or 0) for tag in tags),
-            aspect=video.sample_aspect_ratio or None,
-            turn=first.rotation,
-            streams=len(source.streams),
-            chapters=len(source.chapters()),
-            title=source.metadata.get("title"),
-        )
+def run_integrity(
+    folder: Path,
+    more: Path | None = None,
+    *,
+    session: Session = upscale_video,
+    only: Collection[str] = (),
+) -> Integrity:
+    """The good videos of the corpus, or ``only`` those of these names, and those in ``more``.
 
-
-def _frames(source: Any, video: Any) -> Iterator[Any]:
-    for packet in source.demux(video):
-        try:
-            yield from packet.decode()
-        except av.FFmpegError:
-            continue  # the product counts these as damage
-
-
-def _sound(path: Path) -> tuple[list[list[bytes]], list[list[Fraction]]]:
-    payloads: dict[int, list[bytes]] = {}
-    seconds: dict[int, list[Fraction]] = {}
-    with av.open(str(path), metadata_errors="replace") as source:
-        if source.streams.audio:
-            for packet in source.demux(*source.streams.audio):
-                if packet.size and packet.pts is not None:
-                    payloads.setdefault(packet.stream_index, []).append(_without_adts(packet))
-                    moment = packet.pts * packet.time_base
-                    seconds.setdefault(packet.stream_index, []).append(moment)
-    return list(payloads.values()), list(seconds.values())
-
-
-def _without_adts(packet: Any) -> bytes:
-    """AAC in a transport stream has a header on each packet that no other container has."""
-    content = bytes(packet)
-    if (
-        content[0] == 0xFF
-        and content[1] & 0xF6 == 0xF0
-        and packet.stream.codec_context.name == "aac"
-    ):
-        return content[7 if content[1] & 1 else 9 :]
-    return content
-
-
-def run_integrity(folder: Path, more: Path | None = None) -> Integrity:
-    """The good videos of the corpus, and those in the directory ``more`` if it is there."""
+    Args:
+        folder: for what is made.
+        more: a directory with further videos, if it is there.
+        session: makes a result; another one than the product's as a positive control.
+        only: names.
+    """
     report = Integrity()
     with Upscaler(NearestBackend()) as upscaler:
-        for name, path in _sources(folder, more):
+        for name, path in _sources(folder, more, only):
+            report.sources.append(name)
             for container in CONTAINERS:
                 output = folder / f"result.{container}"
                 try:
-                    report.videos.append(_judge(name, path, output, upscaler))
+                    report.videos.append(_judge(name, path, output, Work(session, upscaler)))
+                except EncodeError:  # what it had was not enough: frames are lost
+                    report.videos.append(Video(name, container, 0, {"frames": False}))
                 except MediaError as error:
-                    report.refused.append(f"{name}: {error.code}")
+                    report.refused[name] = error.code
                     break
                 finally:
                     output.unlink(missing_ok=True)
     return report
 
 
-def _sources(folder: Path, more: Path | None) -> Iterator[tuple[str, Path]]:
+@dataclass(frozen=True)
+class Work:
+    """What makes a result."""
+
+    session: Session
+    upscaler: Upscaler
+
+
+def _sources(folder: Path, more: Path | None, only: Collection[str]) -> Iterator[tuple[str, Path]]:
     for item in good_videos.items():
+        if only and item.name not in only:
+            continue
         place = folder / "source"
         place.mkdir(exist_ok=True)
         path = place / "upload"
@@ -172,13 +150,13 @@ def _sources(folder: Path, more: Path | None) -> Iterator[tuple[str, Path]]:
             yield path.name, path
 
 
-def _judge(name: str, path: Path, output: Path, upscaler: Upscaler) -> Video:
+def _judge(name: str, path: Path, output: Path, work: Work) -> Video:
     small = {"height": _SMALL} if path.stat().st_size > 200_000 else {}
     options = VideoOptions(real_time=True, limits=command_line_limits(), **small)
-    manifest = upscale_video(path, output, upscaler, options)
+    manifest = work.session(path, output, work.upscaler, options)
     before, after = read_video(path), read_video(output)
     video = Video(name, output.suffix[1:], len(before.seconds))
-    for check, judge in _JUDGES.items():
+    for check, judge in JUDGES.items():
         verdict = judge(before, after, manifest)
         if verdict is not None:
             video.checks[check] = verdict
@@ -193,6 +171,8 @@ def _frames_kept(before: Reading, after: Reading, manifest: Manifest) -> bool | 
 def _times_kept(before: Reading, after: Reading, manifest: Manifest) -> bool | None:
     if any("time stamps were missing" in warning for warning in manifest.warnings):
         return None
+    if len(before.seconds) != len(after.seconds):
+        return False
     if manifest.output["container"] in _EXACT:
         return before.seconds == after.seconds
     moved = [b - a for a, b in zip(before.seconds, after.seconds, strict=True)]
@@ -249,12 +229,7 @@ def _labels_kept(before: Reading, after: Reading, manifest: Manifest) -> bool | 
     return before.chapters == after.chapters and before.title == after.title
 
 
-def is_cover(stream: Any) -> bool:
-    """Whether a video stream is only a cover picture."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-_JUDGES: dict[str, Callable[[Reading, Reading, Manifest], bool | None]] = {
+JUDGES: dict[str, Callable[[Reading, Reading, Manifest], bool | None]] = {
     "frames": _frames_kept,
     "times": _times_kept,
     "offset": _offset_kept,
