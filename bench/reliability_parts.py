@@ -17,11 +17,13 @@ from bench.soak_samples import MOST_MIB_PER_1000, SURE_AFTER
 from bench.supply_chain import supply_chain
 from tests.reliability.generated import run_generated
 from tests.reliability.kills import run_kills
+from tests.reliability.malformed import files, post_files, send_requests
 from tests.server.live import live_server, wait_ready
 from tests.server.media.clips import Clip, write_clip
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 5.0
+FEWEST_FILES, FEWEST_REQUESTS = 300, 30
 _KILLED = {"worker": "all workers", "server": "the server", "both": "server and workers"}
 
 
@@ -59,6 +61,30 @@ def fuzz(folder: Path, sizes: Sizes) -> Found:
         "at least 95 %",
         f"{report['cuts_noticed']} of {carried} ({share:.1%})",
         share >= 0.95,
+    )
+    return found
+
+
+def malformed(folder: Path, sizes: Sizes) -> Found:
+    """Files and requests that are wrong, against a real server."""
+    with live_server(folder / "data", SR_BODY_IDLE_SECONDS="1") as server:
+        wait_ready(server)
+        seen = post_files(server, files(folder))
+        send_requests(server, seen)
+        log = server.log()
+    found = Found(figures={**seen.__dict__, "tracebacks": log.count("Traceback")})
+    told = ", ".join(f"{count} {status}" for status, count in sorted(seen.statuses.items()))
+    found.add(
+        "Malformed files / requests that break HTTP: sent to a server",
+        f"at least {FEWEST_FILES} / {FEWEST_REQUESTS}",
+        f"{seen.files} / {seen.requests} ({told})",
+        seen.files >= FEWEST_FILES and seen.requests >= FEWEST_REQUESTS,
+    )
+    found.add(
+        "of them, answered by 500 or above, not at all, or else than written down",
+        "0",
+        f"{len(seen.bad)}" + f": {', '.join(seen.bad[:9])}" * bool(seen.bad),
+        not seen.bad and "Traceback" not in log,
     )
     return found
 
@@ -160,6 +186,7 @@ def load(folder: Path, sizes: Sizes) -> Found:
 PARTS: dict[str, Part] = {
     "tests": Part(tests),
     "generated": Part(generated, is_short=True),
+    "malformed": Part(malformed),
     "fuzz": Part(fuzz, is_short=True),
     "kills": Part(kills, is_short=True),
     "soak": Part(soaking, is_short=True),

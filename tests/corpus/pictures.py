@@ -41,9 +41,14 @@ def _png(*chunks: bytes) -> bytes:
     return _MAGIC + b"".join(chunks) + _chunk(b"IEND", b"")
 
 
+def good_pictures() -> dict[str, bytes]:
+    """One of each format."""
+    return {form: _saved(_noise(size=(40, 30)), form) for form in ("PNG", "JPEG", "WEBP")}
+
+
 def broken() -> dict[str, bytes]:
     row = zlib.compress(b"\0" * (1 + 12 * 3) * 9)
-    good = {form: _saved(_noise(size=(40, 30)), form) for form in ("PNG", "JPEG", "WEBP")}
+    good = good_pictures()
     flipped = bytearray(good["PNG"])
     flipped[len(flipped) // 2] ^= 0x55
     cut = {
