@@ -20,7 +20,7 @@ from trainer.config import FitConfig, differences
 from trainer.data import PictureSet
 from trainer.device import choose_device, machine
 from trainer.errors import DivergedError, TrainerError
-from trainer.files import replace_file
+from trainer.files import remove_leftovers, replace_file
 from trainer.loop import Hooks, finish, train
 
 
@@ -85,6 +85,8 @@ def ablate(config: AblateConfig, pictures: PictureSet, hooks: Hooks | None = Non
     runs = [(row, seed) for row in chosen for seed in range(config.seeds)]
     for row, seed in runs:
         refuse_another(config, row, seed, pictures)
+    remove_leftovers(config.out)
+    remove_leftovers(config.table.parent, config.table.name)
     for row, seed in runs:
         path = result_path(config, row, seed)
         if not path.is_file():

@@ -1,7 +1,8 @@
 """A folder of pictures as training crops: decoded once, kept as uint8, cut on the fly.
 
 Either a folder of high-resolution (HR) pictures, from which the low resolution (LR) is made by
-``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` of equal file stems. Whole
+``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` of equal file stems (or
+paths, where stems repeat), each file with its counterpart. Whole
 pictures are held out for validation; files cut from one picture (as a ``manifest.csv`` beside
 them says) stay on one side.
 """
@@ -111,23 +112,52 @@ def load_pair(hr_path: Path, lr_path: Path | None, smallest_lr: int) -> Pair:
     return Pair(hr_path.name, _tensor(hr), _tensor(lr))
 
 
-def _lr_files(folder: Path, hr_files: list[Path]) -> list[Path]:
-    by_stem = {p.stem: p for p in list_pictures(folder)}
-    missing = [p.name for p in hr_files if p.stem not in by_stem]
-    if missing:
+def _pairs(hr: Path, lr: Path) -> dict[Path, Path]:
+    """The LR file of each HR file. Raises DataError when there are files of one side alone.
+
+    They belong together by their stems or, where stems repeat, by their paths in both folders.
+    """
+    hr_files, lr_files = list_pictures(hr), list_pictures(lr)
+    by_stem = all(len({p.stem for p in files}) == len(files) for files in (hr_files, lr_files))
+    high, low = (
+        _by_key(files, None if by_stem else folder)
+        for files, folder in ((hr_files, hr), (lr_files, lr))
+    )
+    alone = [low[key] for key in low.keys() - high.keys()]
+    if alone:
         raise DataError(
-            f"{folder} has no low-resolution picture for {missing[0]}; add it or remove that one"
+            f"{hr} has no high-resolution picture for {_few(alone, lr)}; add it or remove that one"
         )
-    return [by_stem[p.stem] for p in hr_files]
+    alone = [high[key] for key in high.keys() - low.keys()]
+    if alone:
+        raise DataError(
+            f"{lr} has no low-resolution picture for {_few(alone, hr)}; add it or remove that one"
+        )
+    return {path: low[key] for key, path in high.items()}
+
+
+def _by_key(files: list[Path], root: Path | None) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        key = path.stem if root is None else str(path.relative_to(root).with_suffix(""))
+        if key in found:
+            raise DataError(f"{found[key]} and {path} would be one picture; remove or rename one")
+        found[key] = path
+    return found
+
+
+def _few(paths: list[Path], root: Path) -> str:
+    """The first three by name, and how many more there are."""
+    names = sorted(str(path.relative_to(root)) for path in paths)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def picture_files(folder: Path) -> dict[Path, Path | None]:
     """The HR files of a data set, sorted, and the LR file of each, None where it is to be made."""
-    paired = (folder / "hr").is_dir() and (folder / "lr").is_dir()
-    hr_files = list_pictures(folder / "hr" if paired else folder)
-    if not paired:
-        return dict.fromkeys(hr_files)
-    return dict(zip(hr_files, _lr_files(folder / "lr", hr_files), strict=True))
+    if (folder / "hr").is_dir() and (folder / "lr").is_dir():
+        return dict(_pairs(folder / "hr", folder / "lr"))
+    return dict.fromkeys(list_pictures(folder))
 
 
 def _groups(folder: Path, files: list[Path]) -> list[str]:

@@ -63,6 +63,11 @@ def load_teacher(path: Path, device: torch.device) -> Teacher:
     if not isinstance(model, ImageModelDescriptor) or model.scale != SCALE:
         scale = getattr(model, "scale", "unknown")
         raise TrainerError(f"{path} enlarges by {scale}, a teacher must enlarge RGB by {SCALE}")
+    if (model.input_channels, model.output_channels) != (3, 3):
+        raise TrainerError(
+            f"{path} has {model.input_channels} input and {model.output_channels} output channels, "
+            "a teacher must have 3 and 3 (RGB); choose another --teacher"
+        )
     model.eval()
 
     def teach(lr: Tensor) -> Tensor:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from trainer.errors import TrainerError
+
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9]\d*)\.tmp")
+"""What :func:`replace_file` writes before it is renamed."""
 
 
 def replace_file(path: Path, content: bytes, option: str = "--out") -> None:
@@ -32,6 +36,34 @@ def replace_file(path: Path, content: bytes, option: str = "--out") -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes what a process that was killed while it wrote left in ``folder``.
+
+    For the start of a run: processes of other machines that write there now are not seen.
+
+    Args:
+        name: of the file that was to be written; None is all of them.
+    """
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            found = LEFTOVER.fullmatch(path.name)
+            if found and name in (None, found["name"]) and not _lives(int(found["process"])):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _lives(process: int) -> bool:
+    if process == os.getpid():
+        return False  # this one writes one file at a time, so what has its number is older
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # of another user, or no number that a process has
+    return True
 
 
 def unwritable(path: Path, error: OSError, option: str = "--out") -> TrainerError:

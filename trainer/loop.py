@@ -16,6 +16,7 @@ from trainer.data import PictureSet
 from trainer.device import choose_device, processes
 from trainer.distill import load_teacher
 from trainer.errors import Interrupted
+from trainer.files import remove_leftovers
 from trainer.training import CHECKPOINT, Trainer
 from trainer.weights import file_sha256, save_weights
 
@@ -74,6 +75,8 @@ def train(trainer: Trainer, hooks: Hooks) -> None:
     """The loop of :func:`fit`: from the checkpoint, if there is one, to the last iteration."""
     config, main = trainer.config, trainer.share.rank == 0
     path = config.out / CHECKPOINT
+    if main:
+        remove_leftovers(config.out)
     if path.is_file():
         trainer.restore(ckpt.load(path), path)
         hooks.on_resume(trainer.step)

@@ -91,7 +91,11 @@ def test_what_has_a_result_is_not_run_again(
     tmp_path: Path, data: Path, pictures: PictureSet
 ) -> None:
     config = config_in(tmp_path, data, only=("leaky",), seeds=1)
+    config.out.mkdir()
+    half = config.out / ".leaky-0.json.2147483647.tmp"  # of a process that was killed
+    half.write_text("{half")
     lines = list(ablate(config, pictures))
+    assert not half.exists()
     assert [line.split(",")[0] for line in lines] == ["baseline", "leaky"]
     assert (config.out / "baseline-0" / "weights.safetensors").is_file()  # for seed averaging
     kept = result_path(config, BY_KEY["leaky"], 0)

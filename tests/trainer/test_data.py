@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from trainer.bicubic import downscale
-from trainer.data import PictureSet, load_folder
+from trainer.data import PictureSet, load_folder, picture_files
 from trainer.errors import DataError
 
 
@@ -68,6 +68,25 @@ def test_pairs_are_read_from_hr_and_lr_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pair.lr.permute(1, 2, 0).numpy(), lr)
 
 
+def test_pictures_of_equal_names_in_folders_are_paired_by_their_folders(tmp_path: Path) -> None:
+    for index, folder in enumerate(("a", "b")):
+        write(tmp_path / "hr" / folder / "1.png", 64, 64, index)
+        write(tmp_path / "lr" / folder / "1.bmp", 16, 16, 10 + index)
+    files = picture_files(tmp_path)
+    assert {hr.parent.name for hr in files} == {"a", "b"}
+    for hr, low in files.items():
+        assert low is not None
+        assert low.parent.name == hr.parent.name
+
+
+def test_pictures_of_unlike_folders_are_paired_by_their_names(tmp_path: Path) -> None:
+    for index in range(2):
+        write(tmp_path / "hr" / f"{index}.png", 64, 64, index)
+        write(tmp_path / "lr" / "x4" / f"{index}.png", 16, 16, 10 + index)
+    stems = [(hr.stem, low.stem) for hr, low in picture_files(tmp_path).items() if low]
+    assert stems == [("0", "0"), ("1", "1")]
+
+
 def test_the_digest_names_the_content(tmp_path: Path) -> None:
     for index in range(2):
         write(tmp_path / f"{index}.png", seed=index)
@@ -99,6 +118,25 @@ def wrong_size(path: Path) -> None:
         write(folder / "lr" / f"{index}.png", 16, 18)
 
 
+def lr_alone(path: Path) -> None:
+    for index in range(6):
+        write(path.parent / "lr" / f"{index}.png", 16, 16)
+    write(path.parent / "hr" / "5.png", 64, 64)
+
+
+def two_of_one_name(path: Path) -> None:
+    for index in range(2):
+        write(path.parent / "hr" / f"{index}.png", 64, 64)
+        write(path.parent / "lr" / f"{index}.png", 16, 16)
+    write(path.parent / "lr" / "1.bmp", 16, 16)
+
+
+def one_lr_for_two(path: Path) -> None:
+    write(path.parent / "hr" / "a" / "1.png", 64, 64)
+    write(path.parent / "hr" / "b" / "1.png", 64, 64)
+    write(path.parent / "lr" / "a" / "1.png", 16, 16)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -107,7 +145,10 @@ def wrong_size(path: Path) -> None:
         (lambda path: write(path, 40, 64), r"bad\.png is 64x40, smaller than a crop of 64"),
         (sixteen_bit, r"bad\.png has more than 8 bits a sample"),
         (lambda path: write(path), "holds one source picture"),
-        (one_missing, r"no low-resolution picture for 1\.png"),
+        (one_missing, r"no low-resolution picture for 1\.png; add it"),
+        (lr_alone, r"hr has no high-resolution picture for 0\.png, 1\.png, 2\.png and 2 more; "),
+        (two_of_one_name, r"lr/1\.bmp and .*lr/1\.png would be one picture; remove or rename one"),
+        (one_lr_for_two, r"lr has no low-resolution picture for b/1\.png; add it"),
         (wrong_size, r"0\.png is 18x16 but .*0\.png is 64x64, not 4 times that"),
     ],
 )

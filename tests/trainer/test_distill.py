@@ -23,9 +23,10 @@ class Unsupported(Exception):
 class Descriptor(nn.Module):
     """What spandrel gives for a checkpoint: here one that repeats pixels."""
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, channels: tuple[int, int]) -> None:
         super().__init__()
         self.scale = scale
+        self.input_channels, self.output_channels = channels
         self.gain = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +40,8 @@ class Loader:
     def load_from_file(self, path: Path) -> Descriptor:
         if path.stem == "strange":
             raise Unsupported("no such architecture")
-        return Descriptor(int(path.stem[1:]))
+        scale, _, kind = path.stem[1:].partition("-")
+        return Descriptor(int(scale), {"": (3, 3), "grey": (1, 1), "alpha": (3, 4)}[kind])
 
 
 @pytest.fixture
@@ -63,6 +65,8 @@ def test_a_teacher_answers_at_four_times_the_size_without_gradients() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [("x2", r"x2\.pth enlarges by 2, a teacher must enlarge RGB by 4"),
+     ("x4-grey", r"x4-grey\.pth has 1 input and 1 output channels, a teacher must have 3 "),
+     ("x4-alpha", r"x4-alpha\.pth has 3 input and 4 output channels, .*choose another --teacher"),
      ("strange", r"strange\.pth cannot be read as a teacher \(no such architecture\)")],
 )  # fmt: skip
 def test_what_cannot_teach_is_named(name: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -16,12 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer import checkpoint as ckpt
 from trainer.__main__ import main
 from trainer.ablate import write_json
-from trainer.errors import CheckpointError, TrainerError
+from trainer.config import FitConfig
+from trainer.data import PictureSet
+from trainer.errors import CheckpointError, Interrupted, TrainerError
 from trainer.events import EventFile
-from trainer.files import replace_file
+from trainer.files import remove_leftovers, replace_file
+from trainer.loop import Hooks, train
 from trainer.page import Section, write_page
 from trainer.release import write_scores
+from trainer.training import Trainer
 
+DEAD = 2**31 - 1  # no system numbers a process so high
 LONG = "x" * 9_999
 ADVICE = "cannot be written .*; free space or choose another --out"
 
@@ -100,6 +106,40 @@ def test_no_room_for_the_first_event_is_one_sentence(tmp_path: Path) -> None:
     with disk_full_after(1), pytest.raises(TrainerError, match=f"tensorboard {ADVICE}"):
         EventFile(tmp_path / "tensorboard")
     assert not list((tmp_path / "tensorboard").iterdir())
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    alive = os.getppid()
+    leftovers = [f".checkpoint.safetensors.{DEAD}.tmp", f".report.html.{os.getpid()}.tmp"]
+    others = [
+        f".checkpoint.safetensors.{alive}.tmp", f"a.{DEAD}.tmp", ".note.tmp", f".{DEAD}.tmp",
+        ".x.0.tmp", ".x.99999999999999999999.tmp", f".x.{DEAD}.tmp.old", "checkpoint.safetensors",
+    ]  # fmt: skip
+    for name in [*leftovers, *others]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / f".folder.{DEAD}.tmp").mkdir()
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {*others, f".folder.{DEAD}.tmp"}
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_only_what_was_left_of_one_file_is_removed_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / f".a.{DEAD}.tmp").write_text("half")
+    (tmp_path / f".b.{DEAD}.tmp").write_text("half")
+    remove_leftovers(tmp_path, "a")
+    assert [p.name for p in tmp_path.iterdir()] == [f".b.{DEAD}.tmp"]
+
+
+def test_a_run_that_goes_on_removes_what_it_left_when_it_was_killed(
+    small: Callable[..., FitConfig], pictures: PictureSet
+) -> None:
+    config = small(iterations=2)
+    config.out.mkdir()
+    left = config.out / f".checkpoint.safetensors.{DEAD}.tmp"
+    left.write_text("half")
+    gone = Hooks(stop=lambda: not left.exists())
+    with pytest.raises(Interrupted, match="stopped at iteration 1"):
+        train(Trainer(config, pictures, torch.device("cpu")), gone)
 
 
 def test_an_out_that_is_a_file_is_one_sentence_and_exit_code_2(
