@@ -4,6 +4,8 @@
 
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 2000;
+const JOBS_MS = 3000; // between two looks at the jobs while one is not finished,
+const IDLE_JOBS_MS = 10_000; // and while all are
 const FOLLOW_MS = 700;
 const FIRST_WAIT_MS = 250; // before a broken connection is made again; then twice that, and so on
 const LONGEST_WAIT_MS = 4000;
@@ -143,9 +145,9 @@ function send(path, file) {
     request.open("POST", path + query);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.setRequestHeader("Content-Disposition", `attachment; filename*=UTF-8''${encodeURIComponent(file.name)}`);
     request.responseType = "blob";
     request.upload.onprogress = ({ loaded, total }) => showProgress(loaded / total, `${percent(loaded / total)} sent`);
-    request.setRequestHeader("Content-Disposition", `attachment; filename*=UTF-8''${encodeURIComponent(file.name)}`);
     request.upload.onload = () => showProgress(null, "Waiting for the engine…");
     request.onerror = () => reject(new Error("no connection"));
     request.onabort = () => reject(new DOMException("", "AbortError"));
@@ -491,19 +493,57 @@ $("play").onclick = () => {
 
 // --- the list of jobs -------------------------------------------------------------------------
 
+let jobsTimer = 0;
+let jobsAsked = 0;
+
 async function showJobs() {
+  const asked = ++jobsAsked;
   const { jobs } = await (await call("/jobs?count=20")).json();
+  if (asked !== jobsAsked) return; // a later answer is on its way
   $("no-jobs").hidden = jobs.length > 0;
-  $("jobs").replaceChildren(...jobs.map(jobItem));
+  updateJobs(jobs);
+  lookAgain(jobs.every(isFinished) ? IDLE_JOBS_MS : JOBS_MS);
+}
+
+// Others send and cancel jobs, too. While there is no server the engine's line says so.
+function lookAgain(ms) {
+  clearTimeout(jobsTimer);
+  jobsTimer = setTimeout(async () => {
+    if (document.hidden) return; // until it is seen
+    lookAgain(JOBS_MS);
+    if (!$("key-form").hidden) return;
+    try {
+      await showJobs();
+      if ($("message").textContent === SILENT) say();
+    } catch { /* see above */ }
+  }, ms);
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || lookAgain(0));
+
+// An item that still holds is left alone: it may have the focus or be under a finger.
+function updateJobs(jobs) {
+  const list = $("jobs");
+  const nameOf = ({ id, state }) => `${id} ${state}`;
+  const names = new Set(jobs.map(nameOf));
+  const focused = list.contains(document.activeElement) && document.activeElement.closest("li").dataset.job;
+  for (const item of [...list.children]) if (!names.has(`${item.dataset.job} ${item.dataset.state}`)) item.remove();
+  jobs.forEach((job, place) => {
+    const kept = [...list.children].find(({ dataset }) => nameOf(job) === `${dataset.job} ${dataset.state}`);
+    const item = kept ?? jobItem(job);
+    item.querySelector(".frames").textContent = job.frames ? `, ${job.frames} frames` : "";
+    if (list.children[place] !== item) list.insertBefore(item, list.children[place] ?? null);
+    if (!kept && job.id === focused) item.focus(); // its button is gone
+  });
 }
 
 function jobItem(job) {
-  const item = document.createElement("li");
+  const item = Object.assign(document.createElement("li"), { tabIndex: -1 });
+  Object.assign(item.dataset, { job: job.id, state: job.state });
   const row = text("div", "", "row");
   const when = new Date(job.created_at * 1000).toLocaleString();
-  const frames = job.frames ? `, ${job.frames} frames` : "";
-  const title = text("strong", `${when}${frames} · `);
-  title.append(text("span", job.state, `state-${job.state}`));
+  const title = text("strong", when);
+  title.append(text("span", "", "frames"), " · ", text("span", job.state, `state-${job.state}`));
   row.append(title);
   const act = (name, work) => {
     const button = Object.assign(text("button", name), { type: "button", onclick: guarded(work) });
@@ -733,6 +773,7 @@ $("key-form").onsubmit = (event) => {
   guarded(showJobs)();
   showApi();
 };
+lookAgain(JOBS_MS);
 guarded(showJobs)();
 showApi();
 showEngine();

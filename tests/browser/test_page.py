@@ -120,6 +120,34 @@ def test_a_sample_is_picked_by_keyboard(page: playwright.Page) -> None:
     assert sent.value.status == 202
 
 
+def test_another_tab_sees_jobs_come_and_end_and_keeps_its_focus(
+    page: playwright.Page, tmp_path: Path
+) -> None:
+    body = write_clip(tmp_path / "clip.mp4", Clip()).read_bytes()
+    tab = page.context.new_page()
+    tab.clock.install()
+    tab.goto(page.url)
+
+    def see_new_job() -> playwright.Locator:
+        with page.expect_response(lambda answer: answer.request.method == "POST") as sent:
+            choose(page, "clip.mp4", "video/mp4", body)
+        done = f"[data-job='{sent.value.json()['id']}'][data-state=done]"
+        playwright.expect(page.locator(done)).to_be_visible()
+        item = tab.locator(done)
+
+        def is_seen() -> bool:
+            tab.clock.fast_forward(10_000)  # as long as the page may take
+            return item.count() == 1
+
+        wait_until(is_seen, "the job in the other tab")
+        return item
+
+    show = see_new_job().get_by_role("button", name="Show")
+    show.focus()
+    see_new_job()
+    assert show.evaluate("button => button === document.activeElement")
+
+
 @pytest.mark.parametrize(
     ("clip", "kind", "before"),
     [
