@@ -81,7 +81,7 @@ def malformed(folder: Path, sizes: Sizes) -> Found:
         seen.files >= FEWEST_FILES and seen.requests >= FEWEST_REQUESTS,
     )
     found.add(
-        "of them, answered by 500 or above, not at all, or else than written down",
+        "Malformed files and requests with an answer of 500 or above, none, or an unexpected one",
         "0",
         f"{len(seen.bad)}" + f": {', '.join(seen.bad[:9])}" * bool(seen.bad),
         not seen.bad and "Traceback" not in log,

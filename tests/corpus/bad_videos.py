@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,25 @@ def _many_streams(path: Path) -> None:
             output.mux(stream.encode(None))
 
 
+def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """Name and all bytes of each box between two places."""
+    while start < end:
+        size = int.from_bytes(content[start : start + 4], "big")
+        yield content[start + 4 : start + 8], content[start : start + size]
+        start += size
+
+
+def _thousands_of_streams(path: Path) -> None:
+    """A movie whose one track is there 5,000 times."""
+    content = write_clip(path, Clip()).read_bytes()
+    whole = dict(_boxes(content, 0, len(content)))
+    inside = dict(_boxes(whole[b"moov"], 8, len(whole[b"moov"])))
+    inside[b"trak"] *= 5000
+    tracks = b"".join(inside.values())
+    whole[b"moov"] = (len(tracks) + 8).to_bytes(4, "big") + b"moov" + tracks
+    path.write_bytes(b"".join(whole.values()))
+
+
 def _large_jpeg(width: int, height: int) -> bytes:
     """A small JPEG whose header says another size."""
     content = bytearray(jpeg(9))
@@ -121,6 +140,7 @@ def _lies() -> dict[str, Callable[[Path], object]]:
         "cover only": lambda path: write_clip_with_cover(path, videos=0),
         "no frames": _clip(muxer="matroska", frames=0),
         "200 streams": _many_streams,
+        "5000 streams": _thousands_of_streams,
         "a million frames a second": _clip(time_base=Fraction(1, 1_000_000)),
         "three frames in a day": _clip(frames=3, pts=[0, 1, 25 * 86_400]),
         "centuries": _absurd_duration,

@@ -123,6 +123,16 @@ def _starts_with_sound(path: Path) -> None:
     assert read_clip(path).seconds[0] == Fraction(1, 5)
 
 
+def _trimmed(path: Path) -> None:
+    """An edit list that shows four of ten frames, from the fourth on."""
+    content = bytearray(write_clip(path, Clip(frames=10, audio=("aac",))).read_bytes())
+    place = content.index(b"elst") + 12
+    start = int.from_bytes(content[place + 4 : place + 8], "big") + 3 * 512
+    content[place : place + 8] = (160).to_bytes(4, "big") + start.to_bytes(4, "big")
+    path.write_bytes(content)
+    assert len(read_clip(path).seconds) == 4
+
+
 MADE = {
     "sound, subtitle, attachment and chapters": write_rich_clip,
     "two videos, sound and a cover": lambda path: write_clip_with_cover(path, videos=2),
@@ -131,6 +141,7 @@ MADE = {
     "packets with time codes": _with_time_codes,
     "rubbish behind the end": _rubbish_behind,
     "sound before the picture": _starts_with_sound,
+    "trimmed by an edit list": _trimmed,
     "resolution switches": _two_resolutions,
     "encrypted": write_encrypted_clip,
 }
