@@ -5,6 +5,7 @@ Ids, sizes, codes and times only; never a key, a name that a user chose, or a by
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import logging
@@ -52,7 +53,8 @@ def log_bug(event: str, **fields: object) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], AlreadyLogged))
+    told = (AlreadyLogged, asyncio.CancelledError)  # the latter by the middleware
+    return not (record.exc_info and isinstance(record.exc_info[1], told))
 
 
 def configure_logs(stream: TextIO | None = None) -> None:

@@ -85,14 +85,16 @@ class RequestMiddleware:
             if scope["type"] == "http" and not exchange.status:
                 exchange.give_body_up()
                 await self._refuse(stopping(), scope, exchange)
+            elif scope["type"] == "http":
+                self._log_cut_short(stopping(), scope)
             raise
         except Exception as failure:  # the outermost edge of a request
             # After the 200 Starlette wraps what it has a handler for.
             error = failure.__cause__ if isinstance(failure.__cause__, ApiError) else failure
-            scope["error_code"] = error.code if isinstance(error, ApiError) else "internal"
             if isinstance(error, ApiError):
-                log_event("cut_short", logging.WARNING, code=error.code, problem=error.message)
+                self._log_cut_short(error, scope)
             else:
+                scope["error_code"] = "internal"
                 log_bug("request_failed", path=scope.get("path"))
             if scope["type"] == "websocket" or exchange.status:
                 raise AlreadyLogged from None
@@ -120,6 +122,10 @@ class RequestMiddleware:
         if not origin_is_ours(headers.get("origin"), host):
             return ApiError("forbidden", "pages of another origin may not use this server")
         return None
+
+    def _log_cut_short(self, error: ApiError, scope: Scope) -> None:
+        scope["error_code"] = error.code
+        log_event("cut_short", logging.WARNING, code=error.code, problem=error.message)
 
     async def _refuse(self, error: ApiError, scope: Scope, exchange: _Exchange) -> None:
         scope["error_code"] = error.code

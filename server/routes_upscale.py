@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.errors import ApiError
-from server.jobs.model import Job, new_job_id
+from server.jobs.model import STOPPED_STREAM, Job, new_job_id
 from server.metrics import FramesMade
 from server.requests import (
     RESPONSES,
@@ -213,6 +213,7 @@ class _Stream:
         self._pipe = ResultPipe(Path(task["pipe"]))
         self._source = Path(task["source"])
         self._first = b""
+        self._response: StreamResponse | None = None
         self._chunks: Any = None
 
     @classmethod
@@ -287,7 +288,7 @@ class _Stream:
     def response(self) -> StreamResponse:
         """Sends the video on as it comes."""
         container = self._job.options.get("format", "mp4")
-        return StreamResponse(
+        self._response = StreamResponse(
             self._all_chunks(),
             {
                 **engine_headers(self._ticket.engine),
@@ -298,6 +299,7 @@ class _Stream:
             slow_reader_seconds=self._service.limits.slow_reader_seconds,
             on_wait=lambda _: self._ticket.touch(),
         )
+        return self._response
 
     async def _all_chunks(self) -> Any:
         error: BaseException | None = None
@@ -314,6 +316,7 @@ class _Stream:
     async def _end(self, error: BaseException | None) -> None:
         """Frees the worker, removes the files and writes how it ended."""
         outcome = self._ticket.outcome
+        frames = self._service.jobs.progress(self._job).frames
         self._ticket.on_event = ignore
         self._service.jobs.release(self._job.id)
         self._service.pool.cancel(self._ticket)
@@ -323,12 +326,19 @@ class _Stream:
             await self._write_done(outcome.result())
             return
         failure = outcome.exception() if outcome.done() and not outcome.cancelled() else error
+        if not isinstance(failure, ApiError) and self._was_cut_off():
+            failure = ApiError("stopping", STOPPED_STREAM)
+        end: dict[str, Any] = {"state": "cancelled", "frames": frames}
         if isinstance(failure, ApiError):
-            self._service.metrics.tasks.labels("video", failure.code).inc()
-            await self._service.jobs.finish(self._job.id, state="failed", error=failure.to_dict())
-        else:
-            self._service.metrics.tasks.labels("video", "cancelled").inc()
-            await self._service.jobs.finish(self._job.id, state="cancelled")
+            end |= {"state": "failed", "error": failure.to_dict()}
+        ending = failure.code if isinstance(failure, ApiError) else "cancelled"
+        self._service.metrics.tasks.labels("video", ending).inc()
+        await self._service.jobs.finish(self._job.id, **end)
+
+    def _was_cut_off(self) -> bool:
+        """Whether it ends because the server does, and not because its reader has left."""
+        left = self._response is not None and self._response.reader_has_left
+        return self._service.is_stopping and not left
 
     async def _write_done(self, result: Message) -> None:
         metrics = self._service.metrics

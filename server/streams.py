@@ -47,6 +47,7 @@ class StreamResponse(Response):
         self._chunks = chunks
         self._slow_reader_seconds = slow_reader_seconds
         self._on_wait = on_wait
+        self.reader_has_left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything, or raises after the headers so that the end is abnormal."""
@@ -56,6 +57,8 @@ class StreamResponse(Response):
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+            else:
+                self.reader_has_left = True
         finally:
             for task in (sending, leaving):
                 task.cancel()

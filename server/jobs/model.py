@@ -16,6 +16,10 @@ JobKind = Literal["job", "stream"]
 """``job`` was queued and keeps its result; ``stream`` is a ``POST /upscale`` of a video."""
 
 
+STOPPED_STREAM = "the server stopped while this was streamed"
+"""Why a stream has failed that was cut off."""
+
+
 def new_job_id() -> str:
     """128 random bits: nobody guesses somebody else's job."""
     return secrets.token_hex(16)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ApiError
-from server.jobs.model import Job
+from server.jobs.model import STOPPED_STREAM, Job
 
 _JSON_FIELDS = frozenset({"options", "manifest", "error"})
 _FIELDS = tuple(field.name for field in dataclasses.fields(Job))
@@ -150,9 +150,7 @@ class JobStore:
 
         Returns how many jobs go on.
         """
-        error = json.dumps(
-            {"code": "stopping", "message": "the server stopped while this was streamed"}
-        )
+        error = json.dumps({"code": "stopping", "message": STOPPED_STREAM})
         self._execute(
             "UPDATE jobs SET state = 'failed', finished_at = ?, error = ? "
             f"WHERE kind = 'stream' AND {_UNFINISHED}",

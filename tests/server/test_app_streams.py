@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from server.jobs.model import STOPPED_STREAM
+from server.jobs.store import JobStore
 from tests.reliability.figures import record
 from tests.server.live import LiveServer, live_server, wait_ready, wait_until
 from tests.server.media.clips import Clip, write_clip
@@ -66,13 +69,13 @@ class Gate:
 
 
 @contextmanager
-def gated(folder: Path, at_frame: int) -> Iterator[Gate]:
+def gated(folder: Path, at_frame: int, **given: str) -> Iterator[Gate]:
     os.mkfifo(folder / "gate")
     clip = write_clip(folder / "clip", Clip(frames=FRAMES)).read_bytes()
     arguments = (str(at_frame), str(folder))
     module = "tests.server.gated_server"
     # Long enough for the next worker to start on a busy machine.
-    settings = {"SR_QUEUE_SECONDS": "80"}
+    settings = {"SR_QUEUE_SECONDS": "80", **given}
     with live_server(folder / "data", *arguments, module=module, **settings) as server:
         wait_ready(server)
         yield Gate(server, folder, clip)
@@ -141,3 +144,27 @@ def test_a_failure_after_the_200_ends_abnormally_and_is_logged_once(
     told = [line for line in lines if line["event"] in ("cut_short", "request_failed")]
     assert [(line["event"], line["code"]) for line in told] == [("cut_short", code)]
     assert sum("Traceback" in json.dumps(line) for line in lines) == tracebacks
+
+
+def test_a_stream_that_a_stop_cuts_off_has_failed_with_that_reason(tmp_path: Path) -> None:
+    with gated(tmp_path, at_frame=100, SR_STOP_SECONDS="1") as gate, gate.post() as client:
+        gate.wait_reached()
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert gate.server.stop() == 0
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(65536):
+                answer += data
+        assert not answer.endswith(b"0\r\n\r\n")  # the end of a whole chunked body
+    store = JobStore(gate.server.data_dir / "jobs.sqlite3")
+    store.recover(0.0)  # as the next start does, should the row not have been written in time
+    (video,) = store.newest("everybody", 9)
+    store.close()
+    assert video.state == "failed"
+    assert video.error is not None
+    assert (video.error["code"], video.error["message"]) == ("stopping", STOPPED_STREAM)
+    log = gate.server.log()
+    lines = [json.loads(line) for line in log.splitlines()]
+    told = [line for line in lines if line["event"] in ("cut_short", "request_failed")]
+    assert [(line["event"], line["code"]) for line in told] == [("cut_short", "stopping")]
+    assert "Traceback" not in log
