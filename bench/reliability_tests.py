@@ -97,8 +97,14 @@ SUITES = (
         ("tests/reliability/test_http_abuse.py", "-k", "not generated"),
         (
             Figure(
-                "Requests that break HTTP, forms or digests: refused, nothing left",
+                "Requests that break HTTP or forms: refused, nothing left",
                 "all",
+                cases="test_a_request_that",
+            ),
+            Figure(
+                "`Content-Digest`: algorithm x kind of body, another body refused",
+                "all",
+                cases="test_a_body_is_checked",
             ),
         ),
     ),
@@ -163,7 +169,7 @@ SUITES = (
         ),
     ),
     Suite(
-        ("tests/server/test_jobs.py", "-k", "key or link or every_route"),
+        ("tests/server/test_jobs.py", "-k", "link or every_route"),
         (
             Figure("Requests refused without a key: route x credential", "all", told="refused"),
             Figure("Requests refused with another's key: routes of a job", "all", told="foreign"),

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bench.soak import LEAKS, soak
-from bench.soak_samples import MOST_MIB_PER_1000, Sample, growth, judge, slope_per_1000
+from bench.soak_samples import (
+    MOST_MIB_PER_1000,
+    Sample,
+    growth,
+    judge,
+    slope_per_1000,
+    take_sample,
+)
 
 
 @pytest.mark.timeout(300)
@@ -57,3 +66,31 @@ def test_memory_is_judged_late_unless_it_grows_more_than_caches_fill() -> None:
     assert problems(80, 0.1) == ["memory"]
     assert problems(80, 0.01) == []
     assert problems(7, 6.0) == ["memory"]
+
+
+class FakeProcess:
+    """A process without children, whose counts of descriptors are given."""
+
+    def __init__(self, *descriptors: int) -> None:
+        self.descriptors = list(descriptors)
+
+    def children(self) -> list[FakeProcess]:
+        return []
+
+    def num_fds(self) -> int:
+        return self.descriptors.pop(0) if len(self.descriptors) > 1 else self.descriptors[0]
+
+    def num_threads(self) -> int:
+        return 4
+
+    def memory_info(self) -> SimpleNamespace:
+        return SimpleNamespace(rss=2**20)
+
+
+def test_what_goes_away_a_moment_later_is_not_counted_and_what_stays_is() -> None:
+    before = Sample(0, 9, 4, 1.0)
+    passing: Any = FakeProcess(10, 10, 9)
+    staying: Any = FakeProcess(10)
+    assert take_sample(passing, 23, before) == Sample(23, 9, 4, 1.0)
+    assert take_sample(staying, 23, before).descriptors == 10
+    assert take_sample(staying, 23, None).descriptors == 10
