@@ -141,6 +141,29 @@ class Client:
             waited += pause
             pause = min(2 * pause, _LONGEST_WAIT_SECONDS)
 
+    def preview(self, job_id: str) -> bytes:
+        """The newest frame as JPEG, at most 1280 pixels a side. Raises ServerError: none yet."""
+        answer = self._http.get(f"/jobs/{job_id}/preview")
+        _check(answer)
+        return answer.content
+
+    def link(self, job_id: str, seconds: int | None = None) -> dict[str, Any]:
+        """Addresses that need no key until they expire: to be given away. Raises ServerError.
+
+        Args:
+            job_id: of the job.
+            seconds: how long they are valid; None is what the server allows (``SR_LINK_SECONDS``).
+
+        Returns:
+            ``url`` of the result, ``playlist`` of the video while it is made (both whole), and
+            ``expires`` in seconds since 1970.
+        """
+        query = {} if seconds is None else {"seconds": seconds}
+        made = self._json("POST", f"/jobs/{job_id}/link", params=query)
+        for name in ("url", "playlist"):
+            made[name] = str(self._http.base_url.join(made[name]))
+        return made
+
     def fetch(self, job_id: str, output: Path) -> None:
         """Saves the result; ``output`` appears only when it is whole. Raises ServerError."""
         self._save(self._http.build_request("GET", f"/jobs/{job_id}/result"), output)

@@ -1,4 +1,4 @@
-"""The README's commands do what it says, run as they stand in a folder of small files."""
+"""What the README and its pages show does what they say, run in a folder of small files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "tests" / "data" / "pictures"
 
 
-def marked_block(name: str) -> str:
-    readme = (ROOT / "README.md").read_text()
-    found = re.search(rf"<!-- run: {name} -->\n```bash\n(.*?)```", readme, re.DOTALL)
-    assert found, f"the README has no block marked {name}"
+def marked_block(name: str, page: str = "README.md") -> str:
+    text = (ROOT / page).read_text()
+    found = re.search(rf"<!-- run: {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert found, f"{page} has no block marked {name}"
     return found[1]
 
 
@@ -97,3 +97,29 @@ def test_the_http_block(folder: Path, tmp_path: Path) -> None:
     assert video_facts(folder / "streamed.mp4") == (256, 192, times, sound)
     assert video_facts(folder / "job.mp4")[1:] == (128, times, sound)
     assert '"onnxruntime"' in shown
+
+
+def test_the_python_block(folder: Path, tmp_path: Path) -> None:
+    block = marked_block("python", "docs/api-python.md")
+    with live_server(tmp_path / "data") as server:
+        wait_ready(server)
+        program = block.replace("http://127.0.0.1:8000", server.url)
+        assert program != block
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        *seen, link = done.stdout.splitlines()
+        with server.client() as stranger:
+            assert stranger.get(link).content == (folder / "clip_x4.mp4").read_bytes()
+    assert seen[-1].startswith("done 8 ")
+    assert size_of(folder / "large.png") == (160, 96)
+    assert size_of(folder / "preview.jpg") == (256, 192)  # as the engine made it
+    assert video_facts(folder / "clip_x4.mp4")[1] == 128

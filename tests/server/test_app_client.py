@@ -49,7 +49,13 @@ def test_a_job_from_estimate_to_deletion(client: Client, tmp_path: Path, data: P
     assert client.estimate(clip, height=64)["output"]["frames"] == 41
     job = client.submit(clip, height=64)
     assert [seen["state"] for seen in client.watch(job["id"])][-1] == "done"
+    assert client.preview(job["id"]).startswith(b"\xff\xd8\xff")
     client.fetch(job["id"], tmp_path / "out.mp4")
+    link = client.link(job["id"], seconds=60)
+    with httpx.Client(trust_env=False) as stranger:
+        assert stranger.get(link["url"]).content == (tmp_path / "out.mp4").read_bytes()
+        assert stranger.get(link["playlist"]).text.startswith("#EXTM3U")
+    assert client.link(job["id"])["expires"] > link["expires"]
     assert (tmp_path / "out.mp4").stat().st_size == client.job(job["id"])["result_bytes"]
     assert [found["id"] for found in client.jobs()] == [job["id"]]
     with pytest.raises(ServerError) as late:
@@ -57,6 +63,8 @@ def test_a_job_from_estimate_to_deletion(client: Client, tmp_path: Path, data: P
     assert (late.value.status, late.value.code) == (409, "conflict")
     client.delete(job["id"])
     assert client.jobs() == []
+    with pytest.raises(ServerError, match="no such job"):
+        client.preview(job["id"])
 
 
 def test_a_refusal_leaves_no_file(client: Client, tmp_path: Path) -> None:
