@@ -22,7 +22,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title} API</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="stylesheet" href="/style.css"></head><body class="docs"><main>'
-        f"<h1>{title} API</h1><p>{escape(openapi['info']['description'])} "
+        f"<h1>{title} API</h1><p>{_text(openapi['info']['description'])} "
         '<a href="/openapi.json">OpenAPI</a> · <a href="/">page</a></p>'
         + "".join(sections)
         + "</main></body></html>"

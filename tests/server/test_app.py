@@ -320,6 +320,7 @@ def test_the_api_describes_itself(client: httpx.Client) -> None:
     docs = client.get("/docs").text
     assert set(re.findall(r'(?:src|href)="(.)', docs)) == {"/"}
     assert "POST /upscale" in docs
+    assert "`" not in docs  # all of it marked up
     limits = client.get("/limits").json()
     assert limits["max_picture_bytes"]["value"] == 20000
     assert limits["max_picture_bytes"]["variable"] == "SR_MAX_PICTURE_BYTES"
