@@ -30,6 +30,7 @@ Job = dict[str, Any]
 QUIET_SECONDS = 60.0
 """Events without even a heartbeat (15 s) for this long come from nobody any more."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.25, 8.0
+_SUBMIT_PAUSES_SECONDS = (0.5, 2.0, 8.0)
 _PASSING = frozenset({429, 502, 503, 504})
 """Statuses of a server, or of a proxy before it, that will soon answer otherwise."""
 
@@ -92,10 +93,19 @@ class Client:
             return self._save(request, output)
 
     def submit(self, source: Path, **query: str | int) -> Job:
-        """Queues a video. Sent twice by a shaky network it is still one job. Raises ServerError."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        with source.open("rb") as body:
-            return self._json("POST", "/jobs", params=query, content=body, headers=headers)
+        """Queues a video. When the connection breaks it is sent again, and it is still one job.
+
+        Raises:
+            ServerError: the server said no.
+            httpx.TransportError: the connection broke each time.
+        """
+        once = uuid.uuid4().hex
+        for pause in _SUBMIT_PAUSES_SECONDS:
+            try:
+                return self._submit(source, query, once)
+            except httpx.TransportError:
+                self._sleep(pause)
+        return self._submit(source, query, once)
 
     def estimate(self, source: Path, **query: str | int) -> dict[str, Any]:
         """What a job would take; nothing is kept. Raises ServerError."""
@@ -190,6 +200,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _submit(self, source: Path, query: dict[str, str | int], once: str) -> Job:
+        headers = {"Idempotency-Key": once}
+        with source.open("rb") as body:
+            return self._json("POST", "/jobs", params=query, content=body, headers=headers)
 
     def _events(self, job_id: str) -> Iterator[Job]:
         timeout = httpx.Timeout(30, read=QUIET_SECONDS)

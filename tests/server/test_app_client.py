@@ -156,6 +156,26 @@ def test_watching_asks_again_later_and_later_until_the_job_has_ended() -> None:
     assert waits == [0.25, 0.5, 1.0, 0.25]
 
 
+def test_a_submission_that_broke_off_is_sent_again_as_the_same_job(tmp_path: Path) -> None:
+    (tmp_path / "in.mp4").write_bytes(b"anything")
+    keys: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.read() == b"anything"
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) == 1:
+            raise httpx.ReadError("connection reset")
+        return httpx.Response(202, json={"id": "1"})
+
+    waits: list[float] = []
+    transport = httpx.MockTransport(answer)
+    with Client("http://server", transport=transport, sleep=waits.append) as client:
+        assert client.submit(tmp_path / "in.mp4") == {"id": "1"}
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert waits == [0.5]
+
+
 def test_watching_ends_with_what_will_not_pass() -> None:
     client, waits = scripted(told("running"), refused(404))
     with client, pytest.raises(ServerError, match="in words"):
