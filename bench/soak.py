@@ -155,6 +155,7 @@ class Soak:
             "errors": self.errors,
             "mischief": self.mischief,
             "growth": {"descriptors": grown.descriptors, "threads": grown.threads},
+            "samples_judged": grown.samples,
             "rss_mib_per_1000_requests": grown.rss_mib_per_1000,
             "memory_judged": grown.is_memory_judged,
             "memory_judged_over_requests": grown.requests,

@@ -17,6 +17,8 @@ SURE_AFTER = 1000
 MOST_FILLING_MIB = 8.0
 """More than what caches take: a growth above this is red after any number of requests."""
 WARM_UP_SHARE = 0.4
+FEWEST_SAMPLES = 4
+"""After the warm-up; with fewer there is nothing to compare."""
 PATIENCE_SECONDS = 0.5
 """For what a server has still to notice, such as that a client has hung up."""
 
@@ -44,11 +46,13 @@ class Growth:
     requests: int
     """That memory was watched over."""
     is_memory_judged: bool
+    samples: int
 
     @property
     def problems(self) -> list[str]:
         """What grows."""
         names = [name for name in ("descriptors", "threads") if getattr(self, name) > 0]
+        names += ["too few samples"] * (self.samples < FEWEST_SAMPLES)
         is_growing = self.is_memory_judged and self.rss_mib_per_1000 > MOST_MIB_PER_1000
         return [*names, "memory"] if is_growing else names
 
@@ -95,6 +99,7 @@ def judge(samples: list[Sample]) -> Growth:
         round(slope, 2),
         requests,
         requests >= SURE_AFTER or slope * requests / 1000 > MOST_FILLING_MIB,
+        len(steady),
     )
 
 

@@ -79,6 +79,7 @@ def test_memory_that_a_short_soak_cannot_judge_has_a_row_that_says_so(
         "requests": 570,
         "rss_mib_per_1000_requests": 0.9,
         "memory_judged": False,
+        "samples_judged": 15,
         "memory_judged_over_requests": 340,
         "problems": [],
     }

@@ -66,6 +66,7 @@ def test_memory_is_judged_late_unless_it_grows_more_than_caches_fill() -> None:
     assert problems(80, 0.1) == ["memory"]
     assert problems(80, 0.01) == []
     assert problems(7, 6.0) == ["memory"]
+    assert problems(2, 0.0) == ["too few samples"]
 
 
 class FakeProcess:
