@@ -71,6 +71,8 @@ class Progress:
     stages_ms: dict[str, float] = field(default_factory=dict)
     """Median time of each stage of a frame."""
     has_preview: bool = False
+    is_waiting: bool = False
+    """Whether no worker has begun with it yet."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

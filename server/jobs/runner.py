@@ -57,6 +57,8 @@ class JobRunner:
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = False
         self._begins_none = False
+        self._begun: set[str] = set()
+        """Jobs that a worker has begun with since this process runs, until they are removed."""
         self.throughput = Throughput()
 
     async def start(self) -> None:
@@ -100,7 +102,9 @@ class JobRunner:
     def progress(self, job: Job) -> Progress:
         """How far ``job`` is."""
         known = self._progress.get(job.id)
-        return known or Progress(frames=job.frames, frames_total=job.frames_total)
+        known = known or Progress(frames=job.frames, frames_total=job.frames_total)
+        known.is_waiting = job.kind == "job" and job.id not in self._begun
+        return known
 
     def set_progress(self, job_id: str, message: Message) -> None:
         """Takes over what a worker reported."""
@@ -215,15 +219,11 @@ class JobRunner:
             retries=ATTEMPTS - 1,
         )
         self._tickets[job.id] = ticket
-        await asyncio.to_thread(
-            self._store.update, job.id, started_at=job.started_at or time.time()
-        )
-        self._signal(job.id)
         now = await asyncio.to_thread(self._store.get, job.id)
         if now is None or now.is_finished:  # cancelled before it began
             return
         try:
-            result = await self._outcome(ticket, folder)
+            result = await self._outcome(job, ticket)
         except TicketCancelled:
             await self._on_cancelled(job)
         except ApiError as error:
@@ -239,14 +239,29 @@ class JobRunner:
             made.see(result["frames"])
             await self._on_done(job, result)
 
-    async def _outcome(self, ticket: Ticket, folder: JobFolder) -> Message:
+    async def _outcome(self, job: Job, ticket: Ticket) -> Message:
         """What the job ends with: in one piece on one worker, in parts on several."""
         if self._begins_none or ticket.cancel_requested.is_set():  # since it was claimed
             raise TicketCancelled
-        if self._pool.long_capacity > 1:
-            return await SplitJob(self._pool, ticket, folder.segments).run()
-        self._pool.submit(ticket)
-        return await ticket.outcome
+        beginning = asyncio.create_task(self._on_begin(job, ticket))
+        try:
+            if self._pool.long_capacity > 1:
+                segments = self.folder(job.id).segments
+                return await SplitJob(self._pool, ticket, segments).run()
+            self._pool.submit(ticket)
+            return await ticket.outcome
+        finally:
+            if not ticket.started.is_set():
+                beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
+
+    async def _on_begin(self, job: Job, ticket: Ticket) -> None:
+        await ticket.started.wait()
+        self._begun.add(job.id)
+        self._signal(job.id)
+        if job.started_at is None:
+            with contextlib.suppress(ApiError):  # the disk is full: the job will say so
+                await asyncio.to_thread(self._store.update, job.id, started_at=time.time())
 
     async def _on_done(self, job: Job, result: Message) -> None:
         self._metrics.stages.add_times("job", result["stages"])
@@ -276,6 +291,7 @@ class JobRunner:
     def _remove(self, job_id: str) -> None:
         shutil.rmtree(self._root / job_id, ignore_errors=True)
         self._store.delete(job_id)
+        self._begun.discard(job_id)
 
     def _remove_strays(self) -> None:
         """Folders without a row: their upload was cut off before it was promised anything."""

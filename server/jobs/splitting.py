@@ -121,6 +121,7 @@ class SplitJob:
             on_event=on_event,
             stall_seconds=parent.stall_seconds,
             retries=parent.retries,
+            started=parent.started,
         )
         self._pool.submit(ticket)
         try:

@@ -91,12 +91,14 @@ def job_view(job: Job, progress: Progress) -> JobView:
         error = ErrorDetail(
             code=kept.code, message=kept.message, limit=kept.limit, actual=kept.actual
         )
-    running = job.state == "running"
+    # Claimed, and handed to no worker yet: for whoever asks it waits.
+    state = "queued" if job.state == "running" and progress.is_waiting else job.state
+    running = state == "running"
     fps = progress.fps if running else (job.manifest or {}).get("fps")
     return JobView(
         id=job.id,
         kind=job.kind,
-        state=job.state,
+        state=state,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

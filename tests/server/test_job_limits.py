@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.test_limits import CLIP, app, check, job, refusal
+from server.jobs.model import Job
+from server.jobs.view import job_view
+from tests.server.test_limits import CLIP, HANGING, app, check, job, refusal, until
 
 
 @pytest.mark.parametrize(("unfinished", "is_taken"), [(0, True), (1, True), (2, False), (3, False)])
@@ -221,15 +223,14 @@ def test_a_job_that_is_about_to_begin_when_the_server_stops_waits_for_the_next_s
         begins, may_begin = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
         async with app(tmp_path) as (client, service):
-            update = service.store.update
+            get = service.store.get
 
-            def slow_update(job_id: str, **changes: Any) -> None:
-                if "started_at" in changes:
-                    loop.call_soon_threadsafe(begins.set)
-                    may_begin.wait()
-                update(job_id, **changes)
+            def slow_get(job_id: str) -> Job | None:
+                loop.call_soon_threadsafe(begins.set)
+                may_begin.wait()
+                return get(job_id)
 
-            monkeypatch.setattr(service.store, "update", slow_update)
+            monkeypatch.setattr(service.store, "get", slow_get)
             made = await client.post("/jobs", content=CLIP)
             await begins.wait()
             stopping = asyncio.create_task(service.jobs.stop())
@@ -239,5 +240,28 @@ def test_a_job_that_is_about_to_begin_when_the_server_stops_waits_for_the_next_s
             stopped = service.store.get(made.json()["id"])
             assert stopped is not None
             assert stopped.state == "queued"
+
+    check(test)
+
+
+def test_a_job_waits_until_a_worker_has_begun_with_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as (client, service):  # no worker is ever ready
+            made = (await client.post("/jobs", content=CLIP)).json()
+            await until(lambda: service.store.get(made["id"]).state == "running")  # it is claimed
+            for shown in (
+                (await client.get(f"/jobs/{made['id']}")).json(),
+                (await client.get("/jobs")).json()["jobs"][0],
+            ):
+                assert (shown["state"], shown["started_at"]) == ("queued", None)
+        async with app(tmp_path, worker=HANGING) as (client, service):
+            states = []
+            async with contextlib.aclosing(service.jobs.watch(made["id"])) as seen:
+                async for each in seen:
+                    states.append(job_view(each, service.jobs.progress(each)).state)
+                    if states[-1] == "running":
+                        break
+            assert set(states[:-1]) <= {"queued"}
+            await until(lambda: service.store.get(made["id"]).started_at is not None)
 
     check(test)
