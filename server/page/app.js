@@ -149,7 +149,7 @@ function send(path, file) {
     request.responseType = "blob";
     request.upload.onprogress = ({ loaded, total }) => showProgress(loaded / total, `${percent(loaded / total)} sent`);
     request.upload.onload = () => showProgress(null, "Waiting for the engine…");
-    request.onerror = () => reject(new Error("no connection"));
+    request.onerror = () => reject(new Refusal("The connection to the server broke; send the file again."));
     request.onabort = () => reject(new DOMException("", "AbortError"));
     request.onload = async () => {
       if (request.status < 400) return resolve({ body: request.response, header: (name) => request.getResponseHeader(name) });
@@ -260,6 +260,7 @@ async function stopWatching() {
   watching?.controller.abort();
   watching = null;
   hideFollow();
+  for (const one of $("pair").querySelectorAll("video")) unload(one);
   for (const url of urls.splice(0)) URL.revokeObjectURL(url);
   $("pair").replaceChildren();
 }
@@ -281,6 +282,10 @@ function hideFollow() {
   film.hidden = true;
   if (!film.src) return;
   URL.revokeObjectURL(film.src);
+  unload(film);
+}
+
+function unload(film) { // or it goes on asking for the rest
   film.removeAttribute("src");
   film.load();
 }
@@ -558,8 +563,13 @@ function jobItem(job) {
     });
   }
   act(finished ? "Delete" : "Cancel", async () => {
-    if (finished) await call(`/jobs/${job.id}`, { method: "DELETE" });
-    else await call(`/jobs/${job.id}/cancel`, { method: "POST" });
+    if (finished) {
+      if (watching?.id === job.id) {
+        await stopWatching();
+        $("result").hidden = true;
+      }
+      await call(`/jobs/${job.id}`, { method: "DELETE" });
+    } else await call(`/jobs/${job.id}/cancel`, { method: "POST" });
     await showJobs();
   });
   item.append(row);

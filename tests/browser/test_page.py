@@ -47,7 +47,7 @@ def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright
     opened = context.new_page()
     opened.set_default_timeout(DEADLINE_MS)
     problems: list[str] = []
-    opened.on("console", lambda m: m.type == "error" and problems.append(m.text))
+    opened.on("console", lambda m: m.type == "error" and problems.append(f"{m.text} {m.location}"))
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on(
         "request",
@@ -106,6 +106,7 @@ def test_a_video_is_watched_compared_and_downloaded(page: playwright.Page, data:
     wait_until(lambda: bool(page.evaluate(ready)), "a film that can be played")
     page.get_by_role("button", name="Delete job").click()
     playwright.expect(page.locator("#jobs li")).to_have_count(0)
+    playwright.expect(page.locator("#result")).to_be_hidden()
 
 
 def test_a_sample_is_picked_by_keyboard(page: playwright.Page) -> None:
@@ -264,6 +265,9 @@ def test_a_refusal_is_shown_in_words(browser: playwright.Browser, server: LiveSe
     page.goto(server.url)
     choose(page, "notes.png", "image/png", b"these are no pixels")
     playwright.expect(page.locator("#message")).to_contain_text("not a supported picture")
+    page.route("**/upscale", lambda route: route.abort())
+    choose(page, "a.png", "image/png", png())
+    playwright.expect(page.locator("#message")).to_contain_text("send the file again")
     context.close()
 
 
