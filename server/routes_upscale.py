@@ -128,13 +128,11 @@ async def _picture(
         retries=1,
     )
     try:
-        # At once, not when the task below first runs: until then nothing would count this one, and
-        # a burst that comes in one turn of the loop would be let in as a whole.
+        # Before anything is waited for: until then nothing would count this one, and a burst that
+        # comes in one turn of the loop would be let in as a whole.
         service.pool.submit(ticket)
-        made = await _while_connected(
-            request, service.pool.result(ticket, service.limits.queue_seconds)
-        )
-    except (TicketCancelled, ClientDisconnect):
+        made = await _made(request, service, ticket)
+    except TicketCancelled:
         service.refuse_when_stopping()
         return Response(status_code=499)
     except ApiError as error:
@@ -156,6 +154,16 @@ async def _picture(
         made["media_type"],
         slow_reader_seconds=service.limits.slow_reader_seconds,
     )
+
+
+async def _made(request: Request, service: Service, ticket: Ticket) -> Message:
+    """What became of a picture that was submitted, unless its client leaves before."""
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        return await service.pool.result(ticket, service.limits.queue_seconds, leaving)
+    finally:
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
 
 
 def _picture_headers(made: Message, size: int) -> dict[str, str]:

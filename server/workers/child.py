@@ -1,11 +1,13 @@
 """The inside of a worker process: one task after the other, cancelled or ended from outside.
 
-It ends when HTTP hangs up, so that nothing outlives the server, even a killed one. Knows nothing
-of engines: what it can do is given to ``serve``.
+HTTP may send more while a task runs, so that no time passes between two, and may take back those
+that have not begun. The process ends when HTTP hangs up, so that nothing outlives the server, even
+a killed one. Knows nothing of engines: what it can do is given to ``serve``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -55,6 +57,52 @@ TaskFunction = Callable[[Message, TaskContext], Message]
 """Runs one task and returns its result. Raises TaskFailed, WorkerUnfit or TaskCancelled."""
 
 
+@dataclass(eq=False, frozen=True, slots=True)
+class _Given:
+    """A task that HTTP has sent."""
+
+    number: int
+    task: Message
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class _Inbox:
+    """Tasks that have not ended: filled by one thread, worked off by another."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[_Given | None] = queue.SimpleQueue()
+        self._known: dict[int, _Given] = {}
+
+    def put(self, given: _Given | None) -> None:
+        """Adds one; None is the end."""
+        if given is not None:
+            self._known[given.number] = given
+        self._waiting.put(given)
+
+    def get(self) -> _Given | None:
+        """The next one, when it is there."""
+        return self._waiting.get()
+
+    def forget(self, given: _Given) -> None:
+        """It has ended."""
+        del self._known[given.number]
+
+    def cancel(self, number: int) -> None:
+        """Cancels the one with this number, and no other: it may have ended."""
+        if given := self._known.get(number):
+            given.cancelled.set()
+
+    def take_back(self) -> list[int]:
+        """Removes all that have not begun."""
+        taken: list[int] = []
+        with contextlib.suppress(queue.Empty):
+            while given := self._waiting.get_nowait():
+                taken.append(given.number)
+                self.forget(given)
+            self._waiting.put(None)  # the end stays
+        return taken
+
+
 def serve(
     channel: Channel,
     tasks: Mapping[str, TaskFunction],
@@ -70,14 +118,17 @@ def serve(
         vitals: how the worker is; goes with a message now and then.
     """
     send = Speaker(channel, vitals).send
-    inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-    cancelled = threading.Event()
-    reader = threading.Thread(target=_read, args=(channel, inbox, cancelled), daemon=True)
+    inbox = _Inbox()
+    reader = threading.Thread(target=_read, args=(channel, inbox), daemon=True)
     send({"event": "ready", **hello})
     reader.start()
-    while (task := inbox.get()) is not None:
-        send({"event": "begun"})  # until here a death would cost the task nothing
-        outcome = _outcome(task, tasks, TaskContext(_reporter(send), cancelled))
+    while (given := inbox.get()) is not None:
+        if given.cancelled.is_set():
+            outcome: Message = {"event": "cancelled"}
+        else:
+            send({"event": "begun"})  # until here a death would cost the task nothing
+            outcome = _outcome(given.task, tasks, TaskContext(_reporter(send), given.cancelled))
+        inbox.forget(given)
         send(outcome)
         if outcome["event"] == "unfit":
             return
@@ -129,16 +180,17 @@ def _traceback_of(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _read(
-    channel: Channel, inbox: queue.SimpleQueue[Message | None], cancelled: threading.Event
-) -> None:
-    for message in channel.messages():
-        if message["event"] == "task":
-            cancelled.clear()  # here: a late cancel of the task before must not end this one
-            inbox.put(message["task"])
-        elif message["event"] == "cancel":
-            cancelled.set()
-        else:  # "stop"
-            inbox.put(None)
+def _read(channel: Channel, inbox: _Inbox) -> None:
+    with contextlib.suppress(OSError):  # HTTP is gone, and hears no answer
+        for message in channel.messages():
+            match message["event"]:
+                case "task":
+                    inbox.put(_Given(message["number"], message["task"]))
+                case "cancel":
+                    inbox.cancel(message["number"])
+                case "take_back":
+                    channel.send({"event": "returned", "numbers": inbox.take_back()})
+                case _:  # "stop"
+                    inbox.put(None)
     # HTTP is gone. A task may be deep in a decoder; segments on disk are complete or absent.
     os.killpg(0, signal.SIGKILL)

@@ -1,8 +1,9 @@
 """The pool: as many supervised workers as wanted, and the queues in front of them.
 
 Each slot is a loop: start a worker, give it tickets, replace it when it died (with back-off) or
-has done enough. A dead worker fails or retries only the ticket it held; one that it had not begun
-waits for the next worker as if it had never been handed out.
+has done enough. A dead worker fails or retries only the ticket it was at; one that it had not begun
+waits for the next worker as if it had never been handed out. See ``server.workers.ahead`` for the
+pictures in a worker's hands.
 """
 
 from __future__ import annotations
@@ -17,11 +18,22 @@ from typing import Any
 
 from server.errors import ApiError
 from server.logs import log_event
+from server.workers.ahead import Ahead
 from server.workers.channel import Message
 from server.workers.process import WorkerDied, WorkerProcess, WorkerUnusable
-from server.workers.settling import WorkerLost, died, fail, hear, log_failure, settle
+from server.workers.settling import (
+    WorkerLost,
+    died,
+    fail,
+    hear,
+    may_go_on,
+    queue_full,
+    settle,
+    too_late,
+)
+from server.workers.slot import Handed, Slot, another_device_is_free, another_is_away
 from server.workers.ticket import KINDS, Ticket, TicketCancelled, TicketKind
-from server.workers.watchdog import watch
+from server.workers.watchdog import Watchdog
 
 LONG_TASK_WEIGHT = 50
 """Pictures that wear a worker out as much as one video, job or live stream."""
@@ -41,35 +53,8 @@ class PoolOptions:
     stream counts as ``LONG_TASK_WEIGHT``."""
     queue_limits: dict[TicketKind, int] = field(default_factory=dict)
     """Tickets of a kind that may wait; no entry is no limit."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """A place for one worker and what is known of the worker in it."""
-
-    index: int
-    config: Message
-    state: str = "starting"
-    """``starting``, ``building``, ``idle``, ``busy``, ``restarting`` or ``unusable``."""
-    worker: WorkerProcess | None = None
-    engine: Message = field(default_factory=dict)
-    sandbox: dict[str, bool] = field(default_factory=dict)
-    """What the media children of this worker really give up."""
-    build: Message | None = None
-    """``what`` and ``fraction`` while a plan is built."""
-    problem: str | None = None
-    """Why the worker cannot start, in one sentence."""
-    failures: int = 0
-    """Deaths in a row without a finished task."""
-    exit_status: int | None = None
-    """Of the worker before; a negative one is the signal that ended it."""
-    is_stand_in: bool = False
-    """Serves only pictures, and only until a real worker is ready."""
-    retired: bool = False
-    is_up: bool = False
-    """Whether its worker has said that it is ready, and lives."""
-    works_long: bool = False
-    """Whether it is at a ticket that is no picture."""
+    ahead_seconds: float = 0.05
+    """How long a picture may wait in the hands of a worker for the end of the one before."""
 
 
 class _WorkerUnfit(WorkerDied):
@@ -94,6 +79,13 @@ class WorkerPool:
         self._stopping = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self.slots = [Slot(index, config) for index, config in enumerate(options.configs)]
+        self._ahead = Ahead(
+            self.slots,
+            self._queues["picture"],
+            self._notify,
+            seconds=options.ahead_seconds,
+            recycle_tasks=options.recycle_tasks,
+        )
 
     @property
     def long_capacity(self) -> int:
@@ -117,8 +109,8 @@ class WorkerPool:
         return problems[0] if len(problems) == len(self.slots) else None
 
     def queued(self, kind: TicketKind) -> int:
-        """Tickets of this kind that wait."""
-        return len(self._queues[kind])
+        """Tickets of this kind that wait, also those in the hands of a worker."""
+        return len(self._queues[kind]) + (self._ahead.waiting if kind == "picture" else 0)
 
     def start(self) -> None:
         """Starts every slot."""
@@ -157,35 +149,44 @@ class WorkerPool:
         """
         if self._stopping.is_set():
             raise ApiError("stopping", "the server is stopping; try again in a moment")
-        queue = self._queues[ticket.kind]
-        limit = self._options.queue_limits.get(ticket.kind)
-        if limit is not None and len(queue) >= limit + self.idle_for(ticket.kind):
-            raise ApiError(
-                "queue_full",
-                f"the queue is full ({len(queue)} {ticket.kind}s wait); try again soon",
-                limit=limit,
-                actual=len(queue),
-            )
-        queue.append(ticket)
+        limit, waiting = self._options.queue_limits.get(ticket.kind), self.queued(ticket.kind)
+        if limit is not None and waiting >= limit + self.idle_for(ticket.kind):
+            raise queue_full(ticket.kind, limit, waiting)
+        self._queues[ticket.kind].append(ticket)
         self._notify()
+        self._ahead.hand_out()
 
     async def run(self, ticket: Ticket, queue_seconds: float) -> Message:
         """``submit`` and ``result``."""
         self.submit(ticket)
         return await self.result(ticket, queue_seconds)
 
-    async def result(self, ticket: Ticket, queue_seconds: float) -> Message:
-        """Waits for what becomes of ``ticket``; a caller that goes away cancels it.
+    async def result(
+        self, ticket: Ticket, queue_seconds: float, *unless: asyncio.Future[None]
+    ) -> Message:
+        """Waits for what becomes of a submitted ``ticket``; a caller that goes away cancels it.
+
+        So does one of ``unless`` that is done first.
 
         Raises:
             ApiError: 503 no worker took it in time, or what the task failed with.
+            TicketCancelled: nobody wants it any more.
         """
+        waits: set[asyncio.Future[Any]] = {ticket.outcome, *unless}
+        first = asyncio.FIRST_COMPLETED
         try:
-            await self.wait_started(ticket, queue_seconds)
-            return await asyncio.shield(ticket.outcome)
+            done, _ = await asyncio.wait(waits, timeout=queue_seconds, return_when=first)
+            if not done and ticket.started.is_set():
+                done, _ = await asyncio.wait(waits, return_when=first)
         except asyncio.CancelledError:
             self.cancel(ticket)
             raise
+        if ticket.outcome.done():
+            return ticket.outcome.result()
+        self.cancel(ticket)
+        if done:
+            raise TicketCancelled
+        raise too_late(queue_seconds)
 
     async def wait_started(self, ticket: Ticket, queue_seconds: float) -> None:
         """Returns when a worker has taken ``ticket`` or it has ended. Raises ApiError 503."""
@@ -197,17 +198,20 @@ class WorkerPool:
             started.cancel()
         if not ticket.started.is_set() and not ticket.outcome.done():
             self.cancel(ticket)
-            raise ApiError(
-                "queue_full", "no worker was free in time; try again soon", limit=queue_seconds
-            )
+            raise too_late(queue_seconds)
 
     def cancel(self, ticket: Ticket) -> None:
         """Takes ``ticket`` out of its queue, or asks its worker to stop it."""
         ticket.cancel_requested.set()
+        for slot in self.slots:
+            if slot.ticket is ticket and slot.watchdog is not None:
+                slot.watchdog.look()
         if ticket in self._queues[ticket.kind]:
             self._queues[ticket.kind].remove(ticket)
-            fail(ticket, TicketCancelled())
-            self._notify()
+        elif not self._ahead.drop(ticket):
+            return
+        fail(ticket, TicketCancelled())
+        self._notify()
 
     def idle_for(self, kind: TicketKind) -> int:
         """Workers that would take a ticket of this kind at once."""
@@ -227,30 +231,13 @@ class WorkerPool:
     def _take(self, slot: Slot) -> Ticket | None:
         for kind in KINDS:
             full = slot.is_stand_in or self._long_running >= self.long_capacity
-            if kind != "picture" and (full or self._another_device_is_free(slot)):
+            if kind != "picture" and (full or another_device_is_free(slot, self.slots)):
                 break
             if self._queues[kind]:
                 return self._queues[kind].popleft()
+            if kind == "picture" and self._ahead.call_back():
+                return None  # it comes in a moment
         return None
-
-    def _another_device_is_free(self, slot: Slot) -> bool:
-        """Whether ``slot`` would make its device do two long things while another one rests."""
-        loaded = {each.config.get("device") for each in self.slots if each.works_long}
-        return slot.config.get("device") in loaded and any(
-            each.state == "idle"
-            and not each.is_stand_in
-            and each.config.get("device") not in loaded
-            for each in self.slots
-        )
-
-    def _another_is_away(self, slot: Slot) -> bool:
-        """Whether ``slot`` must stay: workers wear out at the same pace, and a start takes a second
-        in which nobody would serve."""
-        return any(
-            not each.is_up and each.state != "unusable" and not each.is_stand_in
-            for each in self.slots
-            if each is not slot
-        )
 
     async def _next_ticket(self, slot: Slot, worker: WorkerProcess) -> Ticket | None:
         """The next ticket for an idle worker, None when it is retired.
@@ -304,24 +291,30 @@ class WorkerPool:
         slot.worker = worker
         try:
             await worker.wait_ready(lambda message: self._on_start_event(slot, message))
-            slot.engine, slot.build = worker.engine, None
-            slot.sandbox = worker.sandbox
+            slot.come_up(worker)
             if missing := [name for name, held in slot.sandbox.items() if not held]:
                 log_event("sandbox_incomplete", worker=slot.index, missing=missing)
-            slot.is_up = True
-            wear = 0
-            while wear < self._options.recycle_tasks or self._another_is_away(slot):
-                self._set_state(slot, "idle")
-                ticket = await self._next_ticket(slot, worker)
-                if ticket is None:
-                    return
-                await self._work(slot, worker, ticket)
-                wear += 1 if ticket.kind == "picture" else LONG_TASK_WEIGHT
+            while (
+                slot.ahead
+                or slot.wear < self._options.recycle_tasks
+                or another_is_away(slot, self.slots)
+            ):
+                if slot.ahead:
+                    handed = slot.ahead.popleft()
+                else:
+                    self._set_state(slot, "idle")
+                    ticket = await self._next_ticket(slot, worker)
+                    if ticket is None:
+                        return
+                    handed = Handed(ticket, worker.next_number)
+                await self._work(slot, worker, handed)
+                slot.wear += 1 if handed.ticket.kind == "picture" else LONG_TASK_WEIGHT
                 slot.failures = 0
         except asyncio.CancelledError:
             worker.kill()
             raise
         finally:
+            self._let_go(slot)
             slot.worker, slot.is_up = None, False
             await worker.close()
             slot.exit_status = worker.exit_status
@@ -331,54 +324,77 @@ class WorkerPool:
             slot.build = {"what": message["what"], "fraction": message["fraction"]}
             self._set_state(slot, "building")
 
-    async def _work(self, slot: Slot, worker: WorkerProcess, ticket: Ticket) -> None:
+    async def _work(self, slot: Slot, worker: WorkerProcess, handed: Handed) -> None:
         """Runs one ticket. Raises WorkerDied after having settled the ticket."""
+        ticket = handed.ticket
         long = ticket.kind != "picture"
         self._long_running += long
         slot.works_long = long
+        slot.ticket, slot.watchdog = ticket, Watchdog(worker, ticket)
         self._set_state(slot, "busy")
         ticket.engine = worker.engine
         ticket.touch()
-        watchdog = asyncio.create_task(watch(worker, ticket))
         try:
-            message = await worker.run(ticket.task, partial(hear, ticket), ticket.started.set)
+            if handed.number == worker.next_number:  # else it has been sent
+                worker.give(ticket.task)
+            message = await worker.follow(
+                handed.number,
+                partial(hear, ticket),
+                partial(self._on_begin, slot, ticket),
+                partial(self._on_returned, slot),
+            )
             if message["event"] == "unfit":
-                self._settle_dead(ticket, WorkerLost.from_dict(message["error"]), retry=True)
+                self._let_go(slot)  # first: what is requeued last goes on first
+                if may_go_on(ticket, WorkerLost.from_dict(message["error"])):
+                    self._requeue(ticket)
                 raise _WorkerUnfit
-            settle(ticket, message)
+            if message["event"] == "returned":
+                self._requeue(ticket)
+            else:
+                settle(ticket, message)
+                slot.note_end(ticket)
         except _WorkerUnfit:
             raise
         except WorkerDied:
+            worker.kill()  # it may only have talked nonsense: nobody else may work for its tickets
+            self._let_go(slot)
             if not worker.has_begun and not ticket.cancel_requested.is_set():
                 # It was dead when this was handed to it: for the ticket nothing has happened.
                 self._requeue(ticket)
                 raise
-            reason = watchdog.result() if watchdog.done() and not watchdog.cancelled() else None
+            reason = slot.watchdog.reason
             # A job that stood still goes on after its last segment: a device may hang only once.
             again = reason is None or ticket.kind == "job"
-            self._settle_dead(ticket, reason or died(), retry=again)
+            if may_go_on(ticket, reason or died(), retry=again):
+                self._requeue(ticket)
             raise
         except asyncio.CancelledError:
             fail(ticket, TicketCancelled())
             raise
         finally:
-            watchdog.cancel()
+            slot.watchdog.stop()
             self._long_running -= long
-            slot.works_long = False
+            slot.works_long, slot.ticket, slot.watchdog = False, None, None
             self._notify()
 
-    def _settle_dead(self, ticket: Ticket, error: ApiError, *, retry: bool) -> None:
-        if ticket.cancel_requested.is_set():
-            fail(ticket, TicketCancelled())
-        elif retry and ticket.retries > 0:
-            ticket.retries -= 1
+    def _on_begin(self, slot: Slot, ticket: Ticket) -> None:
+        ticket.started.set()
+        slot.began_at = asyncio.get_running_loop().time()
+        self._ahead.hand_out()
+
+    def _let_go(self, slot: Slot) -> None:
+        """What its worker, which works no more, has not begun waits again for anybody."""
+        for ticket in self._ahead.taken_back(slot, [handed.number for handed in slot.ahead]):
             self._requeue(ticket)
-        else:
-            log_failure(ticket, error)
-            fail(ticket, error)
+
+    def _on_returned(self, slot: Slot, numbers: list[int]) -> None:
+        for ticket in self._ahead.taken_back(slot, numbers):
+            self._requeue(ticket)
+        self._notify()
+        self._ahead.hand_out()
 
     def _requeue(self, ticket: Ticket) -> None:
-        if self._stopping.is_set():  # nobody comes any more
+        if self._stopping.is_set() or ticket.cancel_requested.is_set():  # nobody comes any more
             fail(ticket, TicketCancelled())
         else:
             self._queues[ticket.kind].appendleft(ticket)

@@ -30,6 +30,8 @@ class WorkerProcess:
     """A running worker; at most one task at a time.
 
     Use ``start``, then ``wait_ready``, then ``run`` as often as wanted, then ``close`` or ``kill``.
+    ``run`` is ``give`` and ``follow``; tasks that are given while one is followed wait in the
+    worker, and are followed in their turn unless ``take_back`` brings them back.
     """
 
     def __init__(
@@ -49,7 +51,10 @@ class WorkerProcess:
         """How it was when it last said so, at ``vitals_at`` on the monotonic clock."""
         self.vitals_at = 0.0
         self.has_begun = False
-        """Whether it has begun with the last task that it was given."""
+        """Whether it has begun with the task that is followed."""
+        self._last = 0
+        """Number of the task that was given last."""
+        self._followed = 0
 
     @classmethod
     async def start(cls, command: Sequence[str], config: Message) -> WorkerProcess:
@@ -82,6 +87,11 @@ class WorkerProcess:
         """Of the process; a negative one is the signal that ended it; None while it runs."""
         return self._process.returncode
 
+    @property
+    def next_number(self) -> int:
+        """Of the task that is given next."""
+        return self._last + 1
+
     async def wait_ready(self, on_event: Callable[[Message], None]) -> None:
         """Waits until the engine is open; ``on_event`` hears how far a plan is built.
 
@@ -105,18 +115,48 @@ class WorkerProcess:
         on_event: Callable[[Message], None],
         on_begin: Callable[[], None] = lambda: None,
     ) -> Message:
-        """Runs ``task``; returns the message that ended it (done, failed or cancelled).
+        """``give`` and ``follow``."""
+        return await self.follow(self.give(task), on_event, on_begin)
+
+    def give(self, task: Message) -> int:
+        """Sends ``task``, which the worker begins when it has ended those before; its number.
+
+        Only small tasks may wait there: nobody waits until they have been read.
+
+        Raises:
+            WorkerDied: the process ended.
+        """
+        self._last += 1
+        self._post({"event": "task", "number": self._last, "task": task})
+        return self._last
+
+    def take_back(self) -> None:
+        """Asks for every task that has not begun; the answer comes through ``follow``."""
+        with contextlib.suppress(WorkerDied):
+            self._post({"event": "take_back"})
+
+    async def follow(
+        self,
+        number: int,
+        on_event: Callable[[Message], None],
+        on_begin: Callable[[], None] = lambda: None,
+        on_returned: Callable[[list[int]], None] = lambda _: None,
+    ) -> Message:
+        """Follows a task to the message that ends it, in the order in which they were given.
+
+        That is done, failed, cancelled, unfit, or returned where it was taken back.
 
         Args:
-            task: what to do.
+            number: of the task.
             on_event: hears progress.
             on_begin: called when the worker says that it begins.
+            on_returned: called with the numbers of what ``take_back`` has brought back, this task
+                among them or not.
 
         Raises:
             WorkerDied: the process ended first.
         """
-        self.has_begun = False
-        await self._send({"event": "task", "task": task})
+        self.has_begun, self._followed = False, number
         while True:
             message = await self._receive()
             match message["event"]:
@@ -125,13 +165,17 @@ class WorkerProcess:
                     on_begin()
                 case "progress":
                     on_event(message)
+                case "returned":
+                    on_returned(message["numbers"])
+                    if number in message["numbers"]:
+                        return message
                 case _:
                     return message
 
-    async def cancel(self) -> None:
-        """Asks the running task to stop; ``run`` then returns."""
+    def cancel(self, number: int | None = None) -> None:
+        """Asks a task to stop, the one that is followed when no number is given."""
         with contextlib.suppress(WorkerDied):
-            await self._send({"event": "cancel"})
+            self._post({"event": "cancel", "number": number or self._followed})
 
     async def wait_dead(self) -> None:
         """Returns when the process has ended."""
@@ -146,7 +190,7 @@ class WorkerProcess:
         """Asks the idle process to end, kills it when it does not, frees the socket."""
         try:
             with contextlib.suppress(WorkerDied):
-                await self._send({"event": "stop"})
+                self._post({"event": "stop"})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), seconds)
         finally:
@@ -156,12 +200,11 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 
-    async def _send(self, message: Message) -> None:
+    def _post(self, message: Message) -> None:
         if self._writer.is_closing():  # uvloop would take a write for a bug
             raise WorkerDied
         try:
             self._writer.write(encode_message(message))
-            await self._writer.drain()
         except OSError:
             raise WorkerDied from None
 

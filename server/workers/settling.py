@@ -21,6 +21,18 @@ def died() -> WorkerLost:
     return WorkerLost("engine_failed", "the worker process died while it worked on this")
 
 
+def queue_full(kind: str, limit: int, waiting: int) -> ApiError:
+    """Why a ticket is not taken."""
+    message = f"the queue is full ({waiting} {kind}s wait); try again soon"
+    return ApiError("queue_full", message, limit=limit, actual=waiting)
+
+
+def too_late(queue_seconds: float) -> ApiError:
+    """What a ticket fails with that no worker has begun with in time."""
+    message = "no worker was free in time; try again soon"
+    return ApiError("queue_full", message, limit=queue_seconds)
+
+
 def hear(ticket: Ticket, message: Message) -> None:
     """Passes progress on."""
     ticket.touch()
@@ -42,6 +54,19 @@ def settle(ticket: Ticket, message: Message) -> None:
             if error.status >= _OUR_FAULT:
                 log_failure(ticket, error, message.get("bug"))
             fail(ticket, error)
+
+
+def may_go_on(ticket: Ticket, error: ApiError, *, retry: bool = True) -> bool:
+    """Whether another worker shall try ``ticket``, whose worker is lost; else it fails."""
+    if ticket.cancel_requested.is_set():
+        fail(ticket, TicketCancelled())
+        return False
+    if retry and ticket.retries > 0:
+        ticket.retries -= 1
+        return True
+    log_failure(ticket, error)
+    fail(ticket, error)
+    return False
 
 
 def log_failure(ticket: Ticket, error: ApiError, traceback: str | None = None) -> None:

@@ -8,14 +8,48 @@ from server.errors import ApiError
 from server.workers.process import CANCEL_SECONDS, WorkerProcess
 from server.workers.ticket import Ticket
 
+HEAD_START_SECONDS = 0.2
+"""Most pictures are done by then, and need no task that watches them."""
 
-async def watch(worker: WorkerProcess, ticket: Ticket) -> ApiError | None:
+
+class Watchdog:
+    """Watches a ticket from now on until ``stop``."""
+
+    def __init__(self, worker: WorkerProcess, ticket: Ticket) -> None:
+        loop = asyncio.get_running_loop()
+        self._worker, self._ticket, self._began = worker, ticket, loop.time()
+        self._task: asyncio.Task[ApiError | None] | None = None
+        limits = (HEAD_START_SECONDS, ticket.total_seconds, ticket.stall_seconds)
+        wait = min(limit for limit in limits if limit is not None)
+        self._timer = loop.call_later(wait, self.look)
+        if ticket.cancel_requested.is_set():
+            self.look()
+
+    def look(self) -> None:
+        """Looks at once: call it when the ticket has been cancelled."""
+        if self._task is None:
+            watching = watch(self._worker, self._ticket, self._began)
+            self._task = asyncio.create_task(watching)
+
+    def stop(self) -> None:
+        """The work has ended."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def reason(self) -> ApiError | None:
+        """Why it killed the worker, when it did."""
+        task = self._task
+        return task.result() if task is not None and task.done() and not task.cancelled() else None
+
+
+async def watch(worker: WorkerProcess, ticket: Ticket, began: float) -> ApiError | None:
     """Kills the worker when its ticket is too slow, stalls, or ignores being cancelled.
 
-    Returns why, or None when the ticket was cancelled.
+    Returns why, or None when the ticket was cancelled. ``began`` is in loop time.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
     while not ticket.cancel_requested.is_set():
         ends = [
             (began, ticket.total_seconds, "this took too long"),
@@ -35,7 +69,7 @@ async def watch(worker: WorkerProcess, ticket: Ticket) -> ApiError | None:
             await asyncio.wait({asked}, timeout=timeout)
         finally:
             asked.cancel()
-    await worker.cancel()
+    worker.cancel()
     await asyncio.sleep(CANCEL_SECONDS)
     worker.kill()
     return None

@@ -306,7 +306,7 @@ def test_a_cancel_that_comes_too_late_does_not_end_the_next_task() -> None:
             await worker.wait_ready(lambda _: None)
             for _ in range(3):
                 await worker.run({"kind": "echo", "say": 1}, lambda _: None)
-                await worker.cancel()
+                worker.cancel()
                 assert (await worker.run({"kind": "check"}, lambda _: None))["event"] == "done"
         finally:
             await worker.close()
@@ -321,7 +321,8 @@ def test_a_ticket_that_is_cancelled_as_it_ends_leaves_its_worker_alone() -> None
 
     async def test() -> None:
         ticket = Ticket("picture", {})
-        watchdog = asyncio.create_task(watch(Untouched(), ticket))
+        now = asyncio.get_running_loop().time()
+        watchdog = asyncio.create_task(watch(Untouched(), ticket, now))
         await asyncio.sleep(0)
         ticket.cancel_requested.set()
         await asyncio.sleep(0)  # its wait is over, but it does not know yet
