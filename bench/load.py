@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -91,12 +92,13 @@ class Machine:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._all, self._own = _busy_seconds(), _own_seconds()
+        self._others = others_seconds()
 
     def report(self) -> dict[str, Any]:
         """Cores, load averages, and the share of all cores that others used."""
         seconds = (time.monotonic() - self._began) * (os.cpu_count() or 1)
-        others = (_busy_seconds() - self._all) - (_own_seconds() - self._own)
+        now = others_seconds()
+        others = sum(used - self._others.get(who, 0.0) for who, used in now.items())
         return {
             "cpus": os.cpu_count(),
             "load_average_1m": round(os.getloadavg()[0], 1),
@@ -104,16 +106,22 @@ class Machine:
         }
 
 
-def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+def others_seconds() -> dict[tuple[int, float], float]:
+    """CPU time by process outside our tree, with the children that it has waited for.
 
-
-def _own_seconds() -> float:
-    own = psutil.Process().cpu_times()
-    gone = own.user + own.system + own.children_user + own.children_system
-    running = [Server("", child).tree_cpu_seconds() for child in psutil.Process().children()]
-    return float(gone + sum(running))
+    Not all busy time less our own: a child of ours whose parent is killed is waited for by the
+    first process, which does not tell us. For the same reason that one counts without children.
+    """
+    ours = {os.getpid(), *(each.pid for each in psutil.Process().children(recursive=True))}
+    found = {}
+    for process in psutil.process_iter():
+        if process.pid in ours:
+            continue
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            children = used.children_user + used.children_system if process.pid != 1 else 0.0
+            found[process.pid, process.create_time()] = used.user + used.system + children
+    return found
 
 
 async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any]:

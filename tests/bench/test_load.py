@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
-from bench.load import TARGETS, judge, main, overall
+from bench.load import TARGETS, judge, main, others_seconds, overall
 from bench.load_clients import slope_mb_per_minute
 
 GOOD: dict[str, Any] = {
@@ -45,6 +49,16 @@ def test_times_are_not_judged_while_others_use_the_machine_but_counts_are() -> N
     assert overall(judge({**shared, "other_statuses": 1})) == "broken"
     assert judge({**shared, "other_statuses": 1})["other_statuses"] == "broken"
     assert judge({**shared, "memory_mb_per_minute": None})["memory_mb_per_minute"] == "not measured"
+
+
+def test_our_own_processes_are_not_others() -> None:
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        found = {pid for pid, _ in others_seconds()}
+        assert child.stdin is not None
+        child.stdin.close()
+    assert not {os.getpid(), child.pid} & found
+    assert psutil.Process().ppid() in found
 
 
 @pytest.mark.parametrize(
