@@ -135,14 +135,14 @@ async def _keep(service: Service, arrival: Arrival, upload: Upload, options: dic
         kind="job",
         state="queued",
         created_at=time.time(),
-        options=options,
+        options=_as_json(options),  # a size is a list there, as it is in a row
         input_bytes=upload.size,
         input_sha256=upload.sha256,
         input_name=upload.name,
         idempotency_key=arrival.idempotency_key,
     )
     stored = await asyncio.to_thread(service.admission.keep, job, arrival)
-    if (stored.input_sha256, stored.options) != (job.input_sha256, _as_json(options)):
+    if (stored.input_sha256, stored.options) != (job.input_sha256, job.options):
         raise ApiError(
             "idempotency_mismatch", "this Idempotency-Key was used for another body or query"
         )

@@ -163,6 +163,13 @@ def test_a_head_of_a_result_tells_its_size_and_sends_nothing(
     assert client.get("/livez").json() == {"status": "alive"}  # the connection is still good
 
 
+def test_a_job_of_a_given_size(client: httpx.Client, clip: bytes) -> None:
+    sent = [submit(client, clip, "size=96x64", **{"Idempotency-Key": "sized"}) for _ in range(2)]
+    assert sent[0]["id"] == sent[1]["id"]
+    output = finished(client, sent[0]["id"])["manifest"]["output"]
+    assert (output["width"], output["height"]) == (96, 64)
+
+
 def test_the_same_key_gives_the_same_job_and_another_body_is_refused(
     client: httpx.Client, clip: bytes
 ) -> None:
