@@ -68,7 +68,7 @@ def release(config: Release) -> None:
     from trainer.console import StopOnSignal, reading, watching
     from trainer.data import load_folder
     from trainer.loop import fit as train
-    from trainer.release import fitted, recipe_of, scores_on, write_scores
+    from trainer.release import finish_of, fitted, recipe_of, scores_on, write_scores
 
     runs = {name: recipe_of(config, name) for name in config.names}
     patch = max(run.patch for run in runs.values())
@@ -76,8 +76,11 @@ def release(config: Release) -> None:
     for name, run in runs.items():
         run = fitted(config, run, pictures)
         print(f"{name}: {run.iterations} iterations into {run.out}", flush=True)
-        with StopOnSignal() as stop, watching(run, stop) as hooks:
-            result = train(run, pictures, hooks, name)
+        results = []
+        for part in (run, finish_of(run)):
+            with StopOnSignal() as stop, watching(part, stop) as hooks:
+                results.append(train(part, pictures, hooks, name))
+        result = max(results, key=lambda each: each.validation_psnr_y_db)
         scores: dict[str, object] = {"held_out_psnr_y_db": result.validation_psnr_y_db}
         scores |= scores_on(config.benchmarks, result.weights)
         write_scores(run.out / "scores.json", scores)

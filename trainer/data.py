@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,8 +218,10 @@ def load_folder(
     train: list[Pair] = []
     validation: list[Pair] = []
     group_of = dict(zip(hr_files, groups, strict=True))
-    for path in progress(hr_files, len(hr_files)):
-        pair = load_pair(path, lr_by_hr[path], patch)
-        (validation if group_of[path] in held_out else train).append(pair)
+    # Decoding and reducing leave the interpreter to other threads for most of their time.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = pool.map(lambda path: load_pair(path, lr_by_hr[path], patch), hr_files)
+        for path, pair in zip(progress(hr_files, len(hr_files)), pairs, strict=True):
+            (validation if group_of[path] in held_out else train).append(pair)
     every = hr_files + [p for p in lr_by_hr.values() if p is not None]
     return PictureSet(train, validation, folder_digest(every, folder))

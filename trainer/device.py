@@ -29,6 +29,12 @@ def choose_device(config: FitConfig) -> torch.device:
     return torch.device("cpu")
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns when ``device`` has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def autocast_type(config: FitConfig, device: torch.device) -> torch.dtype | None:
     """The type of the forward pass, None for float32."""
     if config.precision == "auto":

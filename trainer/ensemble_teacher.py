@@ -27,18 +27,20 @@ def blended(pairs: list[Pair], weights: Path, share: float) -> list[Pair]:
     """``pairs`` with ``share`` of the teacher's output in each HR picture.
 
     Args:
-        pairs: on any device; the teacher computes on the CPU.
+        pairs: on any device; the teacher computes there.
         weights: a weights file of any width.
         share: 0 leaves the originals, 1 takes the teacher alone.
 
     Raises:
         engine.errors.ModelError: the weights are missing, damaged or untrained.
     """
-    teacher = enlarge_with([load_network(str(weights))], self_ensemble=True)
+    network = load_network(str(weights)).to(pairs[0].lr.device)
+    teacher = enlarge_with([network], self_ensemble=True)
     taught = []
-    for pair in _shown(pairs):
-        output = teacher(pair.lr.cpu()).to(pair.hr.device)
-        taught.append(replace(pair, hr=blend(pair.hr, output, share)))
+    # Pictures have several sizes, each seen eight times: not worth cuDNN's trials.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        for pair in _shown(pairs):
+            taught.append(replace(pair, hr=blend(pair.hr, teacher(pair.lr), share)))
     return taught
 
 

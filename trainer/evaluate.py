@@ -46,7 +46,7 @@ def enlarge_with(networks: Sequence[Network], self_ensemble: bool = False) -> En
     @torch.inference_mode()
     def enlarge(lr: Tensor) -> Tensor:
         x = lr[None].float().div(255.0)
-        total = torch.zeros(())
+        total = torch.zeros((), device=x.device)
         for network in networks:
             for move in moves:
                 total = total + unmoved(network(moved(x, move)), move)

@@ -58,8 +58,7 @@ class Ranger:
         self.fast.step()
         self.steps += 1
         if not self.config.lookahead_steps:
-            for slow, fast in zip(self.slow, self.parameters, strict=True):
-                slow.copy_(fast)
+            torch._foreach_copy_(self.slow, list[Tensor](self.parameters))
         elif self.steps % self.config.lookahead_steps == 0:
             for slow, fast in zip(self.slow, self.parameters, strict=True):
                 slow.lerp_(fast, self.config.lookahead_alpha)
@@ -106,6 +105,8 @@ class Ranger:
                     key: value.clone().cpu() if key == "step" else value.to(parameter, copy=True)
                     for key, value in state.items()
                 }
+        if isinstance(self.fast, Soap):
+            self.fast.restack()
 
 
 class MovingAverage:

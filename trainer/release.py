@@ -1,7 +1,8 @@
 """Training what ships: each width by its recipe in the time it is given, then its scores.
 
-The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, rather busy
-crops, L1 then MSE, EMA. On a GPU batches are larger and the network is compiled.
+The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, EMA, first
+rather busy crops with L1, then MSE, and at the end a shorter run at a quarter of the rate with MSE
+on crops as they come. On a GPU batches are larger and a step is one CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from trainer import checkpoint as ckpt
 from trainer.blocks import BlockConfig
 from trainer.config import AugmentConfig, Device, FitConfig, OptimiserConfig
 from trainer.data import PictureSet
-from trainer.device import choose_device
+from trainer.device import choose_device, wait_for
 from trainer.evaluate import bicubic_enlarge, enlarge_with, evaluate, read_pairs
 from trainer.files import replace_file
+from trainer.loop import WEIGHTS
 from trainer.training import CHECKPOINT, Trainer
 from trainer.weights import load_network
 
 WIDTHS = {"quality": 32, "balanced": 24, "fast": 16, "fast-video": 16}
 TIMED_STEPS = 40
+FINISH_SHARE = 0.25
+"""Of the time, for the run on crops as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class ReleaseConfig:
     minutes: float = 15.0
     """Time for each width: some steps are timed first, and the schedule is made to fit."""
     iterations: int | None = None
-    """Steps of each width instead of a time."""
+    """Steps of each width instead of a time; a third of them more for its finish."""
     benchmarks: tuple[Path, ...] = ()
     """Folders of high-resolution pictures that the weights are scored on at the end."""
     fresh: bool = False
@@ -57,7 +61,8 @@ class ReleaseConfig:
 
 
 def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
-    """The run of one width; its ``iterations`` are a guess until :func:`fitted` has timed it."""
+    """The first run of a width; its ``iterations`` are a guess until :func:`fitted` timed it."""
+    video = name == "fast-video"
     on_gpu = choose_device(FitConfig(config.data, device=config.device)).type == "cuda"
     return FitConfig(
         data=config.data,
@@ -65,20 +70,39 @@ def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
         network=NetworkConfig(width=WIDTHS[name]),
         block=BlockConfig(branches="plain", weight_norm=False),
         optimiser=OptimiserConfig(
-            method="soap", learning_rate=2e-3, betas=(0.95, 0.95), lookahead_steps=0
+            method="soap",
+            learning_rate=4e-3 if on_gpu else 2e-3,
+            betas=(0.95, 0.95),
+            lookahead_steps=0,
         ),
         augment=AugmentConfig(rgb=0.0),
-        degradation="video" if name == "fast-video" else "none",
+        degradation="video" if video else "none",
         iterations=config.iterations or 40_000,
         batch=64 if on_gpu else 8,
-        patch=64 if on_gpu else 48,
+        patch=48,
         crop_candidates=3,
         losses=("l1", "mse"),
         stages=(0.25, 0.75),
-        evaluate_every=2_000,
+        evaluate_every=5_000 if on_gpu else 2_000,
+        checkpoint_every=5_000 if on_gpu else 500,
         device=config.device,
-        compile=on_gpu,
+        compile=on_gpu and video,
+        capture=on_gpu and not video,
         start_from=None if config.fresh else MODELS_DIR / f"{name}.safetensors",
+    )
+
+
+def finish_of(run: FitConfig) -> FitConfig:
+    """The run that goes on from the weights of ``run``, on crops as they come."""
+    return replace(
+        run,
+        out=run.out / "finish",
+        start_from=run.out / WEIGHTS,
+        optimiser=replace(run.optimiser, learning_rate=run.optimiser.learning_rate / 4),
+        iterations=max(1, int(run.iterations * FINISH_SHARE / (1 - FINISH_SHARE))),
+        crop_candidates=1,
+        losses=("mse",),
+        stages=(1.0,),
     )
 
 
@@ -91,7 +115,8 @@ def fitted(config: ReleaseConfig, run: FitConfig, pictures: PictureSet) -> FitCo
         return replace(run, iterations=int(recipe["iterations"]))
     if config.iterations is not None:
         return run
-    return replace(run, iterations=steps_in(config.minutes * 60, seconds_per_step(run, pictures)))
+    seconds = config.minutes * 60 * (1 - FINISH_SHARE)
+    return replace(run, iterations=steps_in(seconds, seconds_per_step(run, pictures)))
 
 
 def steps_in(seconds: float, step_seconds: float) -> int:
@@ -104,9 +129,11 @@ def seconds_per_step(run: FitConfig, pictures: PictureSet) -> float:
     trainer = Trainer(run, pictures, choose_device(run))
     for _ in range(TIMED_STEPS):
         trainer.train_step()
+    wait_for(trainer.device)
     begun = time.monotonic()
     for _ in range(TIMED_STEPS):
-        trainer.train_step()  # each reads its loss back, so the device has finished it
+        trainer.train_step()
+    wait_for(trainer.device)
     return (time.monotonic() - begun) / TIMED_STEPS
 
 

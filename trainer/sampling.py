@@ -26,6 +26,27 @@ class Cropping:
     """Crops drawn for each one that is taken."""
 
 
+def draw(count: int, cropping: Cropping, generator: torch.Generator) -> Tensor:
+    """(N, 4) float32: of each candidate its picture's index, place (y, x in [0, 1)) and luck.
+
+    Args:
+        count: pictures there are, at most 2 ** 24 (the integers that float32 holds).
+    """
+    drawn = cropping.batch * cropping.candidates
+    which = torch.randint(count, (drawn, 1), generator=generator)
+    return torch.cat([which.float(), torch.rand(drawn, 3, generator=generator)], dim=1)
+
+
+def chosen(crops: Tensor, luck: Tensor, batch: int) -> Tensor:
+    """(batch,) indices into ``crops`` (N, 3, H, W): a draw without replacement, busy ones likelier.
+
+    The largest of ``luck ** (1 / weight)`` are a weighted sample (Efraimidis and Spirakis 2006),
+    which needs no copy to the host.
+    """
+    keys = luck.clamp_min(1e-12).log() / (busyness(crops) + DULL_CROP_WEIGHT)
+    return keys.topk(batch).indices
+
+
 def sample_batch(
     pairs: list[Pair],
     cropping: Cropping,
@@ -36,27 +57,21 @@ def sample_batch(
 
     ``lr_of`` gives the LR picture of a pair by its index, for degraded copies.
     """
-    patch, drawn = cropping.patch, cropping.batch * cropping.candidates
-    which = torch.randint(len(pairs), (drawn,), generator=generator).tolist()
-    fractions = torch.rand(drawn, 2, generator=generator).tolist()
+    patch, draws = cropping.patch, draw(len(pairs), cropping, generator)
     lrs, corners = [], []
-    for index, (fy, fx) in zip(which, fractions, strict=True):
+    for index, (fy, fx) in zip(draws[:, 0].int().tolist(), draws[:, 1:3].tolist(), strict=True):
         height, width = pairs[index].lr.shape[1:]
         y, x = int(fy * (height - patch + 1)), int(fx * (width - patch + 1))
         lr = pairs[index].lr if lr_of is None else lr_of(index)
         lrs.append(lr[:, y : y + patch, x : x + patch])
-        corners.append((y * SCALE, x * SCALE))
+        corners.append((index, y * SCALE, x * SCALE))
     lr = torch.stack(lrs)
-    taken = list(range(drawn))
     if cropping.candidates > 1:
-        weights = busyness(lr).cpu() + DULL_CROP_WEIGHT
-        taken = torch.multinomial(weights, cropping.batch, generator=generator).tolist()
+        taken = chosen(lr, draws[:, 3].to(lr.device), cropping.batch)
+        lr = lr[taken]
+        corners = [corners[number] for number in taken.tolist()]
     side = patch * SCALE
-    hrs = []
-    for number in taken:
-        (y, x), pair = corners[number], pairs[which[number]]
-        hrs.append(pair.hr[:, y : y + side, x : x + side])
-    return lr[taken], torch.stack(hrs)
+    return lr, torch.stack([pairs[i].hr[:, y : y + side, x : x + side] for i, y, x in corners])
 
 
 def busyness(crops: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ take their share of it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
 from trainer.blocks import TrainingNetwork, fuse
+from trainer.captured import CapturedPasses, GraphInputs, check_capturable
 from trainer.config import FitConfig, Recipe, differences
 from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -32,6 +34,8 @@ from trainer.sampling import Cropping, sample_batch
 from trainer.start import start
 
 CHECKPOINT = "checkpoint.safetensors"
+CAPTURED_GUARD_EVERY = 20
+"""Steps between two looks at the loss of captured steps: each look waits for the GPU."""
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -79,6 +83,12 @@ class Trainer:
         self.forward = self.share.wrap(self.network)
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+        self.captured: CapturedPasses | None = None
+        if config.capture:
+            check_capturable(config, device)
+            inputs = GraphInputs(self.pictures, config, device)
+            self.captured = CapturedPasses(self.network, inputs)
+        self.last_loss = float("nan")
         self.optimiser = Ranger(self.network.parameters(), config.optimiser)
         self.average = MovingAverage(self.optimiser.slow, config.optimiser.ema_decay)
         self.losses = [parse_loss(spec) for spec in config.losses]
@@ -125,7 +135,12 @@ class Trainer:
         return loss
 
     def train_step(self) -> float:
-        """One optimiser step; returns the loss. Raises DivergedError when it is not finite."""
+        """One optimiser step; returns the loss. Raises DivergedError when it is not finite.
+
+        Of captured steps the loss is read, and checked, now and then; between it is the last one.
+        """
+        if self.captured is not None:
+            return self._captured_step(self.captured)
         config = self.config
         lr, hr = self.next_batch()
         loss = self.loss_of(lr, hr)
@@ -139,12 +154,33 @@ class Trainer:
         if value != value or value == float("inf") or not (finite or self.scaler.is_enabled()):
             raise self.diverged(value, lr, hr)
         if finite:
-            self.optimiser.step(learning_rate(self.step, config.iterations, config.optimiser))
-            self.average.update(self.optimiser.slow, self.step)
+            self._optimise()
         if self.scaler.is_enabled():
             self.scaler.update()
         self.step += 1
         return value
+
+    def _captured_step(self, captured: CapturedPasses) -> float:
+        config = self.config
+        stage = config.stage_at(self.step)
+        loss = captured.run(stage, step_generator(config.seed, self.step), self.loss_of)
+        nn.utils.clip_grad_norm_(self.optimiser.parameters, config.optimiser.gradient_clip)
+        self._optimise()
+        self.step += 1
+        looks = CAPTURED_GUARD_EVERY, config.checkpoint_every, config.evaluate_every
+        if self.step == config.iterations or any(self.step % every == 0 for every in looks):
+            # A gradient that is not finite spoils the weights, and so every loss after it.
+            self.last_loss = float(loss)
+            if not math.isfinite(self.last_loss):
+                assert captured.batch is not None
+                raise self.diverged(self.last_loss, *captured.batch)
+        return self.last_loss
+
+    def _optimise(self) -> None:
+        """One step of the optimiser and of the moving average, from the gradients at hand."""
+        config = self.config
+        self.optimiser.step(learning_rate(self.step, config.iterations, config.optimiser))
+        self.average.update(self.optimiser.slow, self.step)
 
     def diverged(self, value: float, lr: Tensor, hr: Tensor) -> DivergedError:
         """The error that names the iteration, with the batch kept beside the checkpoint."""
@@ -191,7 +227,8 @@ class Trainer:
             "history": self.history,
             "scaler": self.scaler.state_dict(),
         }
-        return ckpt.Checkpoint({k: t.cpu() for k, t in tensors.items()}, facts)
+        # Copies: some are views of one tensor, which a file cannot hold.
+        return ckpt.Checkpoint({k: t.cpu().clone() for k, t in tensors.items()}, facts)
 
     @torch.no_grad()
     def restore(self, saved: ckpt.Checkpoint, source: Path) -> None:
@@ -234,7 +271,9 @@ def mean_psnr_y(network: nn.Module, pairs: list[Pair]) -> float:
     """Mean PSNR-Y in dB of a network over pairs, uint8-rounded, 4 pixels shaved."""
     device = next(network.parameters()).device
     values = []
-    for pair in pairs:
-        output = to_uint8(network(pair.lr[None].to(device).float().div(255.0)))
-        values.append(psnr_y(output, pair.hr[None].to(device)))
+    # Pictures have many sizes, each seen seldom: not worth cuDNN's trials.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        for pair in pairs:
+            output = to_uint8(network(pair.lr[None].to(device).float().div(255.0)))
+            values.append(psnr_y(output, pair.hr[None].to(device)))
     return sum(values) / len(values)

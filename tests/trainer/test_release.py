@@ -16,7 +16,7 @@ from trainer import release
 from trainer.__main__ import main
 from trainer.config import FitConfig
 from trainer.data import PictureSet
-from trainer.release import ReleaseConfig, fitted, recipe_of, seconds_per_step, steps_in
+from trainer.release import ReleaseConfig, finish_of, fitted, recipe_of, seconds_per_step, steps_in
 
 
 @pytest.mark.parametrize("name", release.WIDTHS)
@@ -28,6 +28,16 @@ def test_every_width_goes_on_from_what_ships(name: str) -> None:
     assert (run.degradation == "video") == (name == "fast-video")
     fresh = recipe_of(ReleaseConfig(Path("pictures"), fresh=True, device="cpu"), name)
     assert fresh == replace(run, start_from=None)
+
+
+def test_a_finish_goes_on_from_the_weights_on_any_crops_at_a_lower_rate() -> None:
+    run = recipe_of(ReleaseConfig(Path("pictures"), device="cpu", iterations=9_000), "fast")
+    finish = finish_of(run)
+    assert finish.start_from == run.out / "weights.safetensors"
+    assert finish.iterations == 3_000
+    assert finish.crop_candidates == 1 < run.crop_candidates
+    assert finish.optimiser.learning_rate == run.optimiser.learning_rate / 4
+    assert finish.out.parent == run.out
 
 
 @given(st.floats(1, 1e5), st.floats(1e-3, 10))
@@ -66,10 +76,10 @@ def test_one_command_trains_scores_and_goes_on(
     scores = json.loads((out / "fast" / "scores.json").read_text())
     assert scores[pictures]["ours"]["psnr_y_db"] > scores[pictures]["bicubic"]["psnr_y_db"]
     assert scores["held_out_psnr_y_db"] > 20
-    weights = out / "fast" / "weights.safetensors"
-    with safe_open(weights, framework="np") as handle:
-        assert handle.metadata()["name"] == "fast"
-        assert handle.metadata()["iterations"] == "3"
+    for folder, steps in ((out / "fast", "3"), (out / "fast" / "finish", "1")):
+        with safe_open(folder / "weights.safetensors", framework="np") as handle:
+            assert handle.metadata()["name"] == "fast"
+            assert handle.metadata()["iterations"] == steps
     assert "fast: 3 iterations" in capsys.readouterr().out
     main(command)  # finished: nothing is timed or trained again
     assert "fast: 3 iterations" in capsys.readouterr().out

@@ -14,13 +14,13 @@ from trainer.soap import Soap, named, rotate
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 9))
 def test_turning_into_a_basis_and_back_changes_nothing(a: int, b: int, c: int) -> None:
     generator = torch.Generator().manual_seed(a * 100 + b * 10 + c)
-    x = torch.randn(a, b, c, generator=generator)
-    bases = [torch.linalg.qr(torch.randn(n, n, generator=generator))[0] for n in x.shape]
+    x = torch.randn(2, a, b, c, generator=generator)
+    bases = [torch.linalg.qr(torch.randn(2, n, n, generator=generator))[0] for n in x.shape[1:]]
     there = rotate(x, bases)
     assert there.shape == x.shape
     torch.testing.assert_close(there.norm(), x.norm())
     torch.testing.assert_close(rotate(there, bases, back=True), x)
-    expected = torch.einsum("ijk,ia,jb,kc->abc", x, *bases)
+    expected = torch.einsum("sijk,sia,sjb,skc->sabc", x, *bases)
     torch.testing.assert_close(there, expected)
 
 
@@ -102,3 +102,21 @@ def test_no_gradient_moves_nothing() -> None:
         weight.grad = torch.zeros_like(weight)
         optimiser.step()
     assert bool((weight == 1).all())
+
+
+def test_weights_of_one_shape_are_stacked_and_do_not_hear_of_each_other() -> None:
+    def run(together: bool) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        weights = [nn.Parameter(torch.randn(4, 3, 3, 3, generator=generator)) for _ in range(3)]
+        gradients = [torch.randn(3, 4, 3, 3, 3, generator=generator) for _ in range(25)]
+        groups = [weights] if together else [[w] for w in weights]
+        optimisers = [Soap(group, 0.01, (0.9, 0.9)) for group in groups]
+        for row in gradients:
+            for weight, gradient in zip(weights, row, strict=True):
+                weight.grad = gradient.clone()
+            for optimiser in optimisers:
+                optimiser.step()
+        return [w.detach() for w in weights]
+
+    for alone, stacked in zip(run(False), run(True), strict=True):
+        torch.testing.assert_close(stacked, alone, atol=1e-3, rtol=1e-3)

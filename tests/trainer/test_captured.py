@@ -1,0 +1,58 @@
+"""What goes into a captured step; the graph itself is tested on a GPU (tests/gpu)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trainer.captured import GraphInputs, check_capturable
+from trainer.config import AugmentConfig, FitConfig
+from trainer.data import PictureSet
+from trainer.errors import TrainerError
+from trainer.training import Trainer, step_generator
+
+Small = Callable[..., FitConfig]
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("dihedral", [0.0, 1.0])
+def test_the_batch_is_the_one_of_an_ordinary_step(
+    small: Small, pictures: PictureSet, candidates: int, dihedral: float
+) -> None:
+    augment = AugmentConfig(dihedral=dihedral, rgb=0.0)
+    config = small(crop_candidates=candidates, augment=augment)
+    trainer = Trainer(config, pictures, CPU)
+    inputs = GraphInputs(pictures, config, CPU)
+    for step in range(3):
+        trainer.step = step
+        lr, hr = trainer.next_batch()
+        inputs.draw(step_generator(config.seed, step))
+        got = inputs.batch()
+        assert torch.equal(got[0], lr)
+        assert torch.equal(got[1], hr)
+
+
+def test_what_a_graph_cannot_hold_is_refused_by_name(small: Small) -> None:
+    plain = small(augment=AugmentConfig(rgb=0.0), capture=True)
+    check_capturable(plain, GPU)
+    check_capturable(replace(plain, augment=AugmentConfig(dihedral=0.0, rgb=0.0)), GPU)
+    for word, config in {
+        "--degradation video": replace(plain, degradation="video"),
+        "--augment.rgb": replace(plain, augment=AugmentConfig()),
+        "--augment.dihedral": replace(plain, augment=AugmentConfig(dihedral=0.5, rgb=0.0)),
+        "--compile": replace(plain, compile=True),
+        "--precision fp16": replace(plain, precision="fp16"),
+    }.items():
+        with pytest.raises(TrainerError, match=word):
+            check_capturable(config, GPU)
+
+
+def test_without_a_gpu_there_is_no_graph(small: Small, pictures: PictureSet) -> None:
+    config = small(augment=AugmentConfig(rgb=0.0), capture=True)
+    with pytest.raises(TrainerError, match="--device cpu"):
+        Trainer(config, pictures, CPU)
