@@ -1,15 +1,21 @@
 """Which TensorRT for RTX plans does the GPU at hand run? Prints one line of JSON per target.
 
 RTX names compute capabilities 7.5, 8.0, 8.6, 8.9 and 12.0; Hopper (9.0) is not among them. The
-product refuses a plan for another one; here each is tried, and the runtime's own words are kept.
+product refuses a plan for another one; here each is tried, and whatever it builds for the GPU at
+hand (``current``), and the runtime's own words are kept.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+CURRENT = "current"
+TIMEOUT_SECONDS = 60
 
 
 def attempt(compute_capability: str) -> dict[str, Any]:
@@ -26,15 +32,16 @@ def attempt(compute_capability: str) -> dict[str, Any]:
     from engine.verify import run_gate
 
     runtime = tensorrt_rtx.runtime()
+    runtime = replace(runtime, targets={**runtime.targets, CURRENT: "CURRENT"})
     model = load_model("fast", allow_untrained=True)
     spec = LaneSpec(256, 256)
-    plan = PlanMaker(runtime, model, Target(compute_capability)).make(spec)
 
     class ThisPlan:
         """A source that gives the plan whatever the GPU is."""
 
         def plan_for(self, spec: LaneSpec, check: Any) -> Plan:
-            """Loads it here and now."""
+            """Builds and loads it here and now."""
+            plan = PlanMaker(runtime, model, Target(compute_capability)).make(spec)
             check(plan)
             return plan
 
@@ -57,20 +64,28 @@ def attempt(compute_capability: str) -> dict[str, Any]:
         return found | {"runs": False, "error": str(error)}
 
 
+def tried(target: str) -> str:
+    """The line of one target. A process each, because a CUDA error outlives its cause."""
+    died: dict[str, Any] = {"plan_for": target, "runs": False}
+    command = [sys.executable, __file__, target]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return json.dumps(died | {"error": f"no result after {TIMEOUT_SECONDS} s"})
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    words = f"exit {result.returncode}: {result.stderr.strip()[-500:]}"
+    return lines[-1] if lines else json.dumps(died | {"error": words})
+
+
 def main() -> int:
-    """One line per target; a process per target, because a CUDA error outlives its cause."""
+    """One line per target."""
+    from engine.backends.tensorrt_rtx import TARGETS
+
     if len(sys.argv) == 2:
         print(json.dumps(attempt(sys.argv[1])), flush=True)
         return 0
-    import subprocess
-
-    from engine.backends.tensorrt_rtx import TARGETS
-
-    for target in TARGETS:
-        result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True)
-        lines = result.stdout.strip().splitlines()
-        died = {"plan_for": target, "runs": False, "error": result.stderr.strip()[-500:]}
-        print(lines[-1] if lines else json.dumps(died), flush=True)
+    for target in (*TARGETS, CURRENT):
+        print(tried(target), flush=True)
     return 0
 
 

@@ -4,10 +4,9 @@ TensorRT runs. For benchmarks and GPU tests only; nothing that serves imports it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,8 +153,11 @@ class TorchCompute:
         return capture(lambda: self._network.run(tensors, tensors))
 
 
-def capture(work: Any) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of ``work``, warmed up beside so that cuDNN has chosen its kernels."""
+def capture(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of ``work``, warmed up beside so that cuDNN has chosen its kernels.
+
+    Relaxed: a buffer or event that some thread frees meanwhile must not spoil the graph.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -164,7 +166,7 @@ def capture(work: Any) -> torch.cuda.CUDAGraph:
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="relaxed"):
         work()
     torch.cuda.synchronize()
     return graph
@@ -197,7 +199,7 @@ class TorchCudaBackend:
         """Lanes of ``engine.backends.cuda_lane`` around one :class:`TorchCompute`."""
         compute = self._thread.call(lambda device: TorchCompute(self._model, spec))
         lanes = [CudaLane(self._thread, self._streams, compute, spec) for _ in range(count)]
-        self._lanes += lanes
+        self._keep(lanes)
         return list(lanes)
 
     @property
@@ -209,8 +211,12 @@ class TorchCudaBackend:
         """Likewise, for frames that stay on the GPU."""
         compute = self._thread.call(lambda device: TorchCompute(self._model, spec))
         lanes = [CudaDeviceLane(self._thread, self._streams, compute, spec) for _ in range(count)]
-        self._lanes += lanes
+        self._keep(lanes)
         return list(lanes)
+
+    def _keep(self, lanes: Sequence[SlotLane]) -> None:
+        """Graphs of closed lanes hold gigabytes: they end with the last reference to their lane."""
+        self._lanes = [*(lane for lane in self._lanes if not lane.closed), *lanes]
 
     def close(self) -> None:
         """Closes the lanes and the GPU thread."""

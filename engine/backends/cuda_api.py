@@ -62,7 +62,8 @@ class CudaDevice(Protocol[StreamT, EventT, MemoryT]):
         """An event that keeps time and lets a waiting thread sleep."""
 
     def pinned(self, size_bytes: int) -> Bytes:
-        """A 1-D page-locked host array; freed when nothing refers to it."""
+        """A 1-D page-locked host array. Its last view may end on any thread: a later call of
+        ``pinned``, ``free`` or ``close`` frees it."""
 
     def memory(self, size_bytes: int) -> MemoryT:
         """Device memory, aligned to 256 bytes."""

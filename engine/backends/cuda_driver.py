@@ -6,8 +6,9 @@ turns what can go wrong into one sentence.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -63,12 +64,25 @@ def open_device(ordinal: int = 0, load: Callable[[str], Any] = import_module) ->
     return PyCudaDevice(cuda, device, context)
 
 
+class _Pinned:
+    """Page-locked memory under all views of it. The last one may end on any thread, where PyCUDA
+    would lose the memory, so it is laid down for the GPU's thread to free."""
+
+    def __init__(self, memory: Any, ended: deque[Any]) -> None:
+        self._memory, self._ended = memory, ended
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._ended.append(self._memory)
+
+
 class PyCudaDevice:
     """``engine.backends.cuda_api.CudaDevice`` through PyCUDA."""
 
     def __init__(self, cuda: Any, device: Any, context: Any) -> None:
         self._cuda = cuda
         self._context = context
+        self._ended: deque[Any] = deque()
         attribute, name = cuda.device_attribute, device.get_attribute
         major, minor = device.compute_capability()
         version = cuda.get_driver_version()
@@ -117,9 +131,10 @@ class PyCudaDevice:
 
     def pinned(self, size_bytes: int) -> Bytes:
         """See CudaDevice."""
+        self._ended.clear()
         with self._translated(f"{size_bytes} bytes of pinned memory"):
-            pinned: Bytes = self._cuda.pagelocked_empty(size_bytes, np.uint8)
-            return pinned
+            memory = self._cuda.pagelocked_empty(size_bytes, np.uint8)
+        return np.asarray(_Pinned(memory, self._ended))
 
     def memory(self, size_bytes: int) -> Any:
         """See CudaDevice."""
@@ -132,6 +147,7 @@ class PyCudaDevice:
 
     def free(self, memory: Any) -> None:
         """See CudaDevice."""
+        self._ended.clear()
         with self._translated("freeing a buffer"):
             memory.free()
 
@@ -187,5 +203,7 @@ class PyCudaDevice:
 
     def close(self) -> None:
         """See CudaDevice. A thread that ends with a context on its stack aborts the process."""
-        self._cuda.Context.pop()
+        self._ended.clear()
+        with suppress(self._cuda.Error):  # a lost context; detaching takes it off the stack too
+            self._cuda.Context.pop()
         self._context.detach()

@@ -112,11 +112,11 @@ class Slot:
 
     def free(self, device: AnyDevice) -> None:
         """Frees everything here, on the GPU's thread, where PyCUDA's objects must end. Pinned
-        output that somebody still looks at ends with the last view of it."""
-        device.free(self.device_in)
-        device.free(self.device_out)
+        output that somebody still looks at is freed by a call after the last view of it."""
         self.events = {}
         self.pinned_in = self.pinned_out = np.empty(0, np.uint8)
+        device.free(self.device_in)
+        device.free(self.device_out)
 
 
 class SlotLane:

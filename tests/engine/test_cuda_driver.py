@@ -120,6 +120,17 @@ def test_facts_come_from_the_driver_and_the_context_is_taken_back() -> None:
     assert cuda.context.calls == ["push", "pop", "detach"]
 
 
+def test_a_lost_context_is_detached_though_it_cannot_be_popped() -> None:
+    cuda = fake_pycuda()
+
+    def lost() -> None:
+        raise CudaError("an illegal memory access was encountered")
+
+    cuda.Context = SimpleNamespace(pop=lost)
+    open_device(load=lambda name: cuda).close()
+    assert cuda.context.calls == ["push", "detach"]
+
+
 def test_lack_of_memory_is_told_apart_from_errors_that_stick() -> None:
     device = open_device(load=lambda name: fake_pycuda())
     with pytest.raises(OutOfMemory, match="no memory left for a buffer of 64 bytes"):
@@ -127,6 +138,25 @@ def test_lack_of_memory_is_told_apart_from_errors_that_stick() -> None:
     with pytest.raises(EngineFault, match="copying a frame in") as caught:
         device.copy_in(None, np.zeros(1, np.uint8), None)
     assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_pinned_memory_whose_last_view_ends_elsewhere_is_freed_by_the_next_call() -> None:
+    cuda, freed = fake_pycuda(), list[str]()
+
+    class Memory(np.ndarray[Any, Any]):
+        def __del__(self) -> None:
+            freed.append("freed")
+
+    cuda.pagelocked_empty = lambda size, dtype: np.full(size, 7, dtype).view(Memory)
+    device = open_device(load=lambda name: cuda)
+    view = device.pinned(6)[2:].reshape(2, 2)
+    assert type(view) is np.ndarray
+    assert view.flags.writeable
+    assert view.tolist() == [[7, 7], [7, 7]]
+    del view
+    assert freed == []
+    device.close()
+    assert freed == ["freed"]
 
 
 def test_a_plane_is_copied_row_by_row_and_the_default_stream_has_no_object() -> None:
