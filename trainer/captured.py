@@ -67,9 +67,11 @@ class GraphInputs:
 
     def draw(self, generator: torch.Generator) -> None:
         """Copies the random numbers of a step in."""
-        self._draws.copy_(draw(self._count, self._cropping, generator))
+        # The driver stages these few bytes at once; a blocking copy would wait for the last step.
+        self._draws.copy_(draw(self._count, self._cropping, generator), non_blocking=True)
         if self._moving:
-            self._first_move.copy_(torch.randint(8, (), generator=generator))
+            first = torch.randint(8, (), generator=generator)
+            self._first_move.copy_(first, non_blocking=True)
 
     def batch(self) -> Batch:
         """LR and HR in [0, 1], float32, channels_last, from what was drawn last."""

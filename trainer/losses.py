@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.constants import constant
 from trainer.errors import TrainerError
 from trainer.metrics import ssim
 
@@ -22,10 +23,9 @@ def charbonnier(output: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor
 
 def sobel_maps(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) -> (N, 2, H-2, W-2): horizontal and vertical Sobel of the grey picture."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=rgb.dtype, device=rgb.device)
+    weights = constant((0.299, 0.587, 0.114), rgb)
     grey = (rgb * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
-    row = torch.tensor([1.0, 2.0, 1.0], dtype=rgb.dtype, device=rgb.device)
-    slope = torch.tensor([-1.0, 0.0, 1.0], dtype=rgb.dtype, device=rgb.device)
+    row, slope = constant((1.0, 2.0, 1.0), rgb), constant((-1.0, 0.0, 1.0), rgb)
     kernel = torch.stack([torch.outer(row, slope), torch.outer(slope, row)])
     return F.conv2d(grey, kernel[:, None])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.contract import SCALE
+from trainer.constants import constant
 
 SHAVE = SCALE
 
@@ -55,7 +56,7 @@ def ssim(a: Tensor, b: Tensor, peak: float = 1.0) -> Tensor:
         (N, C, H-10, W-10): only where the 11x11 window (sigma 1.5) fits, as the MATLAB code does.
     """
     channels = a.shape[1]
-    window = gaussian_window().to(a)
+    window = constant(tuple(gaussian_window().tolist()), a)
     column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
 

@@ -26,6 +26,9 @@ from trainer.training import CHECKPOINT, Trainer
 from trainer.weights import load_network
 
 WIDTHS = {"quality": 32, "balanced": 24, "fast": 16, "fast-video": 16}
+TEACHER = "quality"
+TAUGHT = ("balanced", "fast")
+"""Widths whose targets are half the teacher's, but for their finish."""
 TIMED_STEPS = 40
 FINISH_SHARE = 0.25
 """Of the time, for the run on crops as they come."""
@@ -89,6 +92,7 @@ def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
         compile=on_gpu and video,
         capture=on_gpu and not video,
         start_from=None if config.fresh else MODELS_DIR / f"{name}.safetensors",
+        ensemble_teacher=MODELS_DIR / f"{TEACHER}.safetensors" if name in TAUGHT else None,
     )
 
 
@@ -101,6 +105,7 @@ def finish_of(run: FitConfig) -> FitConfig:
         optimiser=replace(run.optimiser, learning_rate=run.optimiser.learning_rate / 4),
         iterations=max(1, int(run.iterations * FINISH_SHARE / (1 - FINISH_SHARE))),
         crop_candidates=1,
+        ensemble_teacher=None,
         losses=("mse",),
         stages=(1.0,),
     )
@@ -126,7 +131,7 @@ def steps_in(seconds: float, step_seconds: float) -> int:
 
 def seconds_per_step(run: FitConfig, pictures: PictureSet) -> float:
     """Wall time of a step of ``run``, after as many that compile and warm up; nothing is kept."""
-    trainer = Trainer(run, pictures, choose_device(run))
+    trainer = Trainer(replace(run, ensemble_teacher=None), pictures, choose_device(run))
     for _ in range(TIMED_STEPS):
         trainer.train_step()
     wait_for(trainer.device)
