@@ -24,7 +24,7 @@ LossOf = Callable[[Tensor, Tensor], Tensor]
 WARM_UP = 3
 
 
-def check_capturable(config: FitConfig, device: torch.device) -> None:
+def check_capturable(config: FitConfig, device: torch.device, processes: int = 1) -> None:
     """Raises TrainerError when a step of ``config`` cannot be one CUDA graph."""
     others = [
         name
@@ -38,6 +38,7 @@ def check_capturable(config: FitConfig, device: torch.device) -> None:
         "--teacher": config.teacher is not None,
         "--precision fp16": config.precision == "fp16",
         "--compile": config.compile,
+        "several processes": processes > 1,
     }
     found = [flag for flag, there in obstacles.items() if there]
     if found:

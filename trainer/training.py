@@ -85,7 +85,7 @@ class Trainer:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.captured: CapturedPasses | None = None
         if config.capture:
-            check_capturable(config, device)
+            check_capturable(config, device, self.share.count)
             inputs = GraphInputs(self.pictures, config, device)
             self.captured = CapturedPasses(self.network, inputs)
         self.last_loss = float("nan")

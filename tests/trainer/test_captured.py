@@ -50,6 +50,8 @@ def test_what_a_graph_cannot_hold_is_refused_by_name(small: Small) -> None:
     }.items():
         with pytest.raises(TrainerError, match=word):
             check_capturable(config, GPU)
+    with pytest.raises(TrainerError, match="several processes"):
+        check_capturable(plain, GPU, 2)
 
 
 def test_without_a_gpu_there_is_no_graph(small: Small, pictures: PictureSet) -> None:
