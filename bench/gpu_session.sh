@@ -53,7 +53,11 @@ step rtx "$python" bench/rtx_on_this_card.py
 grep '^{' "$out/rtx.log" >"$out/rtx.jsonl"
 # (d): a skipped gpu test fails, a skipped trt_gpu test is listed with its reason.
 tests=0
-SR_TEST_GPU=1 step tests "$python" -m pytest -ra -s -m "gpu or trt_gpu" tests/gpu || tests=$?
+# One process per file, because a CUDA error outlives its cause.
+for file in tests/gpu/test_*.py; do
+    SR_TEST_GPU=1 step "$(basename "$file" .py)" "$python" -m pytest -ra -s -W default \
+        -m "gpu or trt_gpu" "$file" || tests=$?
+done
 # (e): never falls back, so it ends with the reason where a runtime does not run here.
 for backend in tensorrt tensorrt_rtx; do
     for model in fast balanced quality; do

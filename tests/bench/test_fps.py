@@ -108,6 +108,18 @@ def test_a_hash_sees_every_sample() -> None:
     hasher.close()
 
 
+def test_frames_that_fill_the_pipeline_are_in_no_stage() -> None:
+    hasher = Hasher()
+    backend = NearestBackend()
+    run = run_pipeline(backend, SPEC, expect(backend, SPEC, hasher), 2, 6, hasher)
+    assert {stage: len(values) for stage, values in run.stages_ms.items()} == {
+        "latency": 6,
+        "hash": 6,
+        "interval": 6,
+    }
+    hasher.close()
+
+
 class ForgetfulLane(NearestLane):
     """Gives the frame before, from the twentieth on."""
 
