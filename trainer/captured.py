@@ -2,7 +2,8 @@
 
 A step of these networks is a few hundred kernels of microseconds each; started one by one from
 Python they would take longer than they run. The host draws the random numbers, as it does for any
-step, copies them in and replays; only the optimiser, its rate and the average stay outside.
+step, copies them and the rate in, and replays. SOAP's update and the average are in the graph too;
+its turn of the bases, every tenth step, and other optimisers stay outside.
 """
 
 from __future__ import annotations
@@ -91,21 +92,32 @@ class _Graph:
     gradients: list[Tensor]
 
 
-class CapturedPasses:
-    """Forward and backward passes of ``network``, one graph for each stage of the losses."""
+class CapturedSteps:
+    """Forward and backward passes of ``network``, perhaps with what follows, as graphs by name."""
 
     def __init__(self, network: nn.Module, inputs: GraphInputs) -> None:
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._inputs = inputs
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[str, _Graph] = {}
         self.batch: Batch | None = None
 
-    def run(self, stage: int, generator: torch.Generator, loss_of: LossOf) -> Tensor:
-        """The loss (0-d, on the device, overwritten by the next step); sets the gradients."""
+    def draw(self, generator: torch.Generator) -> None:
+        """The random numbers of the next step."""
         self._inputs.draw(generator)
-        if stage not in self._graphs:
-            self._graphs[stage] = self._capture(loss_of)
-        there = self._graphs[stage]
+
+    def run(
+        self, name: str, loss_of: LossOf, afterwards: Callable[[], object] | None = None
+    ) -> Tensor:
+        """The loss (0-d, on the device, overwritten by the next step); sets the gradients.
+
+        Args:
+            name: of the graph, which is captured when it is wanted first.
+            loss_of: of the LR and HR crops, in [0, 1].
+            afterwards: is captured too, with the gradients in their places.
+        """
+        if name not in self._graphs:
+            self._graphs[name] = self._capture(loss_of, afterwards)
+        there = self._graphs[name]
         there.graph.replay()
         for parameter, gradient in zip(self._parameters, there.gradients, strict=True):
             parameter.grad = gradient
@@ -120,7 +132,7 @@ class CapturedPasses:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), batch
 
-    def _capture(self, loss_of: LossOf) -> _Graph:
+    def _capture(self, loss_of: LossOf, afterwards: Callable[[], object] | None) -> _Graph:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -130,5 +142,7 @@ class CapturedPasses:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             loss, batch = self._pass(loss_of)
+            if afterwards is not None:
+                afterwards()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         return _Graph(graph, loss, batch, gradients)

@@ -53,16 +53,41 @@ class Ranger:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One fast step at learning rate ``rate`` and, every k-th time, a slow one."""
-        for group in self.fast.param_groups:
-            group["lr"] = rate
+        self._begin_step(rate)
         self.fast.step()
-        self.steps += 1
         if not self.config.lookahead_steps:
-            torch._foreach_copy_(self.slow, list[Tensor](self.parameters))
+            self._follow()
         elif self.steps % self.config.lookahead_steps == 0:
             for slow, fast in zip(self.slow, self.parameters, strict=True):
                 slow.lerp_(fast, self.config.lookahead_alpha)
                 fast.copy_(slow)
+
+    def _begin_step(self, rate: float) -> None:
+        for group in self.fast.param_groups:
+            group["lr"] = rate
+        self.steps += 1
+
+    def _follow(self) -> None:
+        torch._foreach_copy_(self.slow, list[Tensor](self.parameters))
+
+    def soap_to_capture(self) -> Soap | None:
+        """The optimiser, where a CUDA graph can hold its next step: SOAP alone, after its first."""
+        soap = self.fast if isinstance(self.fast, Soap) else None
+        return soap if soap and soap.begun and not self.config.lookahead_steps else None
+
+    def advance(self, soap: Soap, rate: float) -> float:
+        """Begins a captured step at learning rate ``rate``; returns the factor for :meth:`update`.
+
+        After the update comes ``soap.turn()``.
+        """
+        self._begin_step(rate)
+        return soap.advance()
+
+    @torch.no_grad()
+    def update(self, soap: Soap, factor: Tensor) -> None:
+        """What a CUDA graph holds of a step."""
+        soap.update(factor)
+        self._follow()
 
     @contextmanager
     def weights(self, replacement: list[Tensor] | None = None) -> Iterator[None]:
@@ -116,8 +141,13 @@ class MovingAverage:
         self.decay = decay
         self.values = [t.detach().clone() for t in tensors]
 
+    def share(self, step: int) -> float:
+        """How far the average goes towards the weights of iteration ``step`` (from 0)."""
+        return 1.0 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def update(self, tensors: list[Tensor], step: int) -> None:
-        """Moves towards ``tensors``; ``step`` counts from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, [t.detach() for t in tensors], 1.0 - decay)
+    def update(self, tensors: list[Tensor], share: float | Tensor) -> None:
+        """Moves ``share`` of the way to ``tensors``: a number, or a 0-d tensor on their device."""
+        steps = torch._foreach_sub(tensors, self.values)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(self.values, steps)

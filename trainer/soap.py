@@ -37,7 +37,7 @@ def rotate(tensor: Tensor, bases: list[Tensor], back: bool = False) -> Tensor:
 
 
 class Soap(torch.optim.Optimizer):
-    """SOAP over ``parameters``; a parameter's first step only measures its basis.
+    """SOAP over ``parameters``, which all have a gradient; the first step only measures the bases.
 
     Parameters of one shape are computed as one stack: on a GPU a step is a hundred operations
     rather than a thousand. ``state`` holds views of the stacks, by parameter.
@@ -56,41 +56,64 @@ class Soap(torch.optim.Optimizer):
         for parameter in self.param_groups[0]["params"]:
             by_shape.setdefault(parameter.shape, []).append(parameter)
         self._stacks = [_Stack(parameters) for parameters in by_shape.values()]
+        self._count = torch.zeros((), dtype=torch.float32)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first step, which makes all of the state, was taken."""
+        return bool(self._stacks[0].state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # the base class wants this signature
-        """One step from the gradients at hand; ``closure`` is not used.
-
-        Parameters without a gradient stay as they are, with all others of their shape.
-        """
-        group = self.param_groups[0]
+        """One step from the gradients at hand; ``closure`` is not used."""
+        if self.begun:
+            self.update(self.advance())
+            self.turn()
+            return
         for stack in self._stacks:
-            gradients = [p.grad for p in stack.parameters if p.grad is not None]
-            if len(gradients) < len(stack.parameters):
-                continue
-            gradient = modes(torch.stack(gradients))
-            if stack.state:
-                stack.update(gradient, group["lr"], group["betas"])
-            else:
-                stack.begin(gradient)
-                self._show(stack)
+            stack.begin()
+        self._show()
+
+    def advance(self) -> float:
+        """Counts a step; returns what the change of its :meth:`update` is multiplied by."""
+        rate, betas = self.param_groups[0]["lr"], self.param_groups[0]["betas"]
+        self._count += 1
+        step = int(self._count)
+        return float(rate * (1 - betas[1] ** step) ** 0.5 / (1 - betas[0] ** step))
+
+    @torch.no_grad()
+    def update(self, factor: float | Tensor) -> None:
+        """Moments and parameters: the part of a step that a CUDA graph can hold.
+
+        Args:
+            factor: from :meth:`advance`, perhaps as a 0-d tensor on the device.
+        """
+        for stack in self._stacks:
+            stack.update(factor, self.param_groups[0]["betas"])
+
+    @torch.no_grad()
+    def turn(self) -> None:
+        """Turns the bases when it is time: the rest of a step."""
+        if int(self._count) % BASIS_EVERY == 0:
+            for stack in self._stacks:
+                stack.turn()
 
     @torch.no_grad()
     def restack(self) -> None:
         """Takes over what ``state`` holds by parameter, after somebody restored it."""
         for stack in self._stacks:
             states = [self.state[p] for p in stack.parameters if self.state.get(p)]
-            stack.state = {}
-            if len(states) == len(stack.parameters):
-                stack.state = {key: torch.stack([s[key] for s in states]) for key in states[0]}
-                stack.state["step"] = states[0]["step"]
-                self._show(stack)
+            if states:
+                self._count = states[0]["step"]
+                keys = [key for key in states[0] if key != "step"]
+                stack.state = {key: torch.stack([s[key] for s in states]) for key in keys}
+        self._show()
 
-    def _show(self, stack: _Stack) -> None:
-        for index, parameter in enumerate(stack.parameters):
-            self.state[parameter] = {
-                key: value if key == "step" else value[index] for key, value in stack.state.items()
-            }
+    def _show(self) -> None:
+        for stack in self._stacks:
+            for index, parameter in enumerate(stack.parameters):
+                views = {key: value[index] for key, value in stack.state.items()}
+                self.state[parameter] = {"step": self._count, **views} if views else {}
 
 
 class _Stack:
@@ -100,10 +123,14 @@ class _Stack:
         self.parameters = parameters
         self.state: dict[str, Tensor] = {}
 
-    def begin(self, gradient: Tensor) -> None:
-        """Measures the first bases; ``gradient`` is (S, n0, n1 ...)."""
+    def gradient(self) -> Tensor:
+        """(S, n0, n1 ...): the gradients at hand."""
+        return modes(torch.stack([p.grad for p in self.parameters if p.grad is not None]))
+
+    def begin(self) -> None:
+        """Measures the first bases."""
+        gradient = self.gradient()
         self.state = {
-            "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(gradient),
             "exp_avg_sq": torch.zeros_like(gradient),
         }
@@ -113,38 +140,34 @@ class _Stack:
                 self.state[f"moment{mode}"] = moment
                 self.state[f"basis{mode}"] = torch.linalg.eigh(moment)[1].contiguous()
 
-    def update(self, gradient: Tensor, rate: float, betas: tuple[float, float]) -> None:
-        """One step of every parameter of the stack."""
-        state, bases = self.state, named(self.state, "basis")
-        state["step"] += 1
-        step = int(state["step"])
+    def update(self, factor: float | Tensor, betas: tuple[float, float]) -> None:
+        """Takes the gradients into the moments and moves every parameter of the stack."""
+        state, gradient, bases = self.state, self.gradient(), named(self.state, "basis")
         state["exp_avg"].lerp_(gradient, 1 - betas[0])
         rotated = rotate(gradient, bases)
         state["exp_avg_sq"].mul_(betas[1]).addcmul_(rotated, rotated, value=1 - betas[1])
-        scale = (1 - betas[1] ** step) ** 0.5 / (1 - betas[0] ** step)
         root = state["exp_avg_sq"].sqrt()
         noise = NOISE * root.mean(dim=tuple(range(1, root.ndim)), keepdim=True)
         change = rotate(state["exp_avg"], bases) / (root + noise + TINY)
-        changes = rotate(change, bases, back=True).unbind()
+        changes = (rotate(change, bases, back=True) * factor).unbind()
         shaped = [c.view_as(p) for c, p in zip(changes, self.parameters, strict=True)]
-        torch._foreach_add_(self.parameters, shaped, alpha=-rate * scale)
-        self.learn(gradient, betas[1], turn=step % BASIS_EVERY == 0)
+        torch._foreach_sub_(self.parameters, shaped)
+        for mode, moment in enumerate(named(state, "moment")):
+            moment.lerp_(outer(gradient, mode), 1 - betas[1])
 
-    def learn(self, gradient: Tensor, beta: float, turn: bool) -> None:
-        """Takes ``gradient`` into the modes' averages and, at times, turns the bases."""
+    def turn(self) -> None:
+        """One QR step of power iteration for every basis."""
         moments, bases = named(self.state, "moment"), named(self.state, "basis")
         for mode, (moment, basis) in enumerate(zip(moments, bases, strict=True)):
-            moment.lerp_(outer(gradient, mode), 1 - beta)
-            if turn:
-                towards = moment @ basis
-                # The second moments move with their eigenvectors when those change rank.
-                order = (basis * towards).sum(1).argsort(dim=1, descending=True)
-                squares = self.state["exp_avg_sq"]
-                along = [len(order), *(1 for _ in squares.shape[1:])]
-                along[mode + 1] = -1
-                squares.copy_(squares.take_along_dim(order.view(along), mode + 1))
-                towards = towards.take_along_dim(order[:, None], 2)
-                basis.copy_(torch.linalg.qr(towards)[0])
+            towards = moment @ basis
+            # The second moments move with their eigenvectors when those change rank.
+            order = (basis * towards).sum(1).argsort(dim=1, descending=True)
+            squares = self.state["exp_avg_sq"]
+            along = [len(order), *(1 for _ in squares.shape[1:])]
+            along[mode + 1] = -1
+            squares.copy_(squares.take_along_dim(order.view(along), mode + 1))
+            towards = towards.take_along_dim(order[:, None], 2)
+            basis.copy_(torch.linalg.qr(towards)[0])
 
 
 def outer(gradient: Tensor, mode: int) -> Tensor:

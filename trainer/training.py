@@ -18,7 +18,7 @@ from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
 from trainer.blocks import TrainingNetwork, fuse
-from trainer.captured import CapturedPasses, GraphInputs, check_capturable
+from trainer.captured import CapturedSteps, GraphInputs, check_capturable
 from trainer.config import FitConfig, Recipe, differences
 from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -31,6 +31,7 @@ from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
 from trainer.provenance import BEGINNING, source_digests
 from trainer.sampling import Cropping, sample_batch
+from trainer.soap import Soap
 from trainer.start import start
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -83,11 +84,12 @@ class Trainer:
         self.forward = self.share.wrap(self.network)
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
-        self.captured: CapturedPasses | None = None
+        self.captured: CapturedSteps | None = None
         if config.capture:
             check_capturable(config, device, self.share.count)
             inputs = GraphInputs(self.pictures, config, device)
-            self.captured = CapturedPasses(self.network, inputs)
+            self.captured = CapturedSteps(self.network, inputs)
+        self.factors = torch.zeros(2, device=device)
         self.last_loss = float("nan")
         self.optimiser = Ranger(self.network.parameters(), config.optimiser)
         self.average = MovingAverage(self.optimiser.slow, config.optimiser.ema_decay)
@@ -141,13 +143,12 @@ class Trainer:
         """
         if self.captured is not None:
             return self._captured_step(self.captured)
-        config = self.config
         lr, hr = self.next_batch()
         loss = self.loss_of(lr, hr)
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser.fast)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.gradient_clip)
+        norm = self._clip()
         value = self.share.mean(loss.detach())
         finite = bool(torch.isfinite(norm))
         # In fp16 an overflow of the scaled gradients is ordinary: skip it, and scale by less.
@@ -160,12 +161,21 @@ class Trainer:
         self.step += 1
         return value
 
-    def _captured_step(self, captured: CapturedPasses) -> float:
+    def _captured_step(self, captured: CapturedSteps) -> float:
         config = self.config
-        stage = config.stage_at(self.step)
-        loss = captured.run(stage, step_generator(config.seed, self.step), self.loss_of)
-        nn.utils.clip_grad_norm_(self.optimiser.parameters, config.optimiser.gradient_clip)
-        self._optimise()
+        stage, soap = config.stage_at(self.step), self.optimiser.soap_to_capture()
+        captured.draw(step_generator(config.seed, self.step))
+        if soap is None:
+            loss = captured.run(f"passes {stage}", self.loss_of)
+            self._clip()
+            self._optimise()
+        else:
+            factor = self.optimiser.advance(soap, self.learning_rate())
+            self.factors.copy_(
+                torch.tensor([factor, self.average.share(self.step)]), non_blocking=True
+            )
+            loss = captured.run(f"step {stage}", self.loss_of, lambda: self._capturable(soap))
+            soap.turn()
         self.step += 1
         looks = CAPTURED_GUARD_EVERY, config.checkpoint_every, config.evaluate_every
         if self.step == config.iterations or any(self.step % every == 0 for every in looks):
@@ -176,11 +186,24 @@ class Trainer:
                 raise self.diverged(self.last_loss, *captured.batch)
         return self.last_loss
 
+    def _capturable(self, soap: Soap) -> None:
+        """What follows the backward pass, with ``self.factors`` in place of numbers."""
+        self._clip()
+        self.optimiser.update(soap, self.factors[0])
+        self.average.update(self.optimiser.slow, self.factors[1])
+
+    def _clip(self) -> Tensor:
+        parameters, largest = self.optimiser.parameters, self.config.optimiser.gradient_clip
+        return nn.utils.clip_grad_norm_(parameters, largest)
+
+    def learning_rate(self) -> float:
+        """Of this iteration."""
+        return learning_rate(self.step, self.config.iterations, self.config.optimiser)
+
     def _optimise(self) -> None:
         """One step of the optimiser and of the moving average, from the gradients at hand."""
-        config = self.config
-        self.optimiser.step(learning_rate(self.step, config.iterations, config.optimiser))
-        self.average.update(self.optimiser.slow, self.step)
+        self.optimiser.step(self.learning_rate())
+        self.average.update(self.optimiser.slow, self.average.share(self.step))
 
     def diverged(self, value: float, lr: Tensor, hr: Tensor) -> DivergedError:
         """The error that names the iteration, with the batch kept beside the checkpoint."""

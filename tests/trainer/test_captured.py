@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainer.captured import GraphInputs, check_capturable
-from trainer.config import AugmentConfig, FitConfig
+from trainer.captured import CapturedSteps, GraphInputs, LossOf, _Graph, check_capturable
+from trainer.config import AugmentConfig, FitConfig, Method, OptimiserConfig
 from trainer.data import PictureSet
 from trainer.errors import TrainerError
 from trainer.training import Trainer, step_generator
@@ -35,6 +35,53 @@ def test_the_batch_is_the_one_of_an_ordinary_step(
         got = inputs.batch()
         assert torch.equal(got[0], lr)
         assert torch.equal(got[1], hr)
+
+
+class Rerun:
+    """What a CUDA graph does, done again: the numbers end where the captured ones were."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.replay = work
+
+
+class OnHost(CapturedSteps):
+    """Captured steps without a GPU; like a capture, making one changes no parameter."""
+
+    def _capture(self, loss_of: LossOf, afterwards: Callable[[], object] | None) -> _Graph:
+        loss, batch = self._pass(loss_of)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+
+        def replay() -> None:
+            again, _ = self._pass(loss_of)
+            loss.copy_(again)
+            for place, parameter in zip(gradients, self._parameters, strict=True):
+                assert parameter.grad is not None
+                place.copy_(parameter.grad)
+                parameter.grad = place
+            if afterwards is not None:
+                afterwards()
+
+        return _Graph(Rerun(replay), loss, batch, gradients)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["soap", "radam"])
+def test_captured_steps_train_like_ordinary_ones(
+    small: Small, pictures: PictureSet, method: Method
+) -> None:
+    optimiser = OptimiserConfig(method=method, lookahead_steps=0, warmup_iterations=3)
+    config = small(
+        augment=AugmentConfig(rgb=0.0), optimiser=optimiser, iterations=30, checkpoint_every=1
+    )
+    losses, weights = [], []
+    for captured in (False, True):
+        trainer = Trainer(config, pictures, CPU)
+        if captured:
+            trainer.captured = OnHost(trainer.network, GraphInputs(pictures, config, CPU))
+        losses.append([trainer.train_step() for _ in range(30)])
+        weights.append(torch.cat([w.flatten() for w in trainer.shipped_weights()]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-3, rtol=1e-2)
+    assert losses[0][-1] < losses[0][0]
 
 
 def test_what_a_graph_cannot_hold_is_refused_by_name(small: Small) -> None:

@@ -90,7 +90,34 @@ def test_the_learning_rate_warms_up_and_falls_along_one_cosine() -> None:
 
 def test_the_average_follows_fast_at_first_and_slowly_later() -> None:
     average = MovingAverage([torch.zeros(1)], 0.99)
-    average.update([torch.ones(1)], 0)
+    average.update([torch.ones(1)], average.share(0))
     assert float(average.values[0]) == pytest.approx(0.9)
-    average.update([torch.zeros(1)], 10**6)
+    average.update([torch.zeros(1)], torch.tensor(average.share(10**6)))
     assert float(average.values[0]) == pytest.approx(0.9 * 0.99)
+
+
+def test_the_parts_of_a_captured_step_do_what_a_step_does() -> None:
+    config = OptimiserConfig(method="soap", lookahead_steps=0)
+    weights = [nn.Parameter(torch.ones(4, 3, 3, 3)), nn.Parameter(torch.ones(4, 3, 3, 3))]
+    whole, parts = (Ranger([weight], config) for weight in weights)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(25):
+        gradient = torch.randn(4, 3, 3, 3, generator=generator)
+        for weight in weights:
+            weight.grad = gradient.clone()
+        rate = learning_rate(step, 25, config)
+        whole.step(rate)
+        soap = parts.soap_to_capture()
+        if soap is None:
+            parts.step(rate)
+            continue
+        parts.update(soap, torch.tensor(parts.advance(soap, rate)))
+        soap.turn()
+    assert parts.steps == whole.steps
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.slow[0], weights[1].detach())
+    for other in (OptimiserConfig(), OptimiserConfig(method="soap", lookahead_steps=5)):
+        optimiser = Ranger([nn.Parameter(torch.ones(2))], other)
+        optimiser.parameters[0].grad = torch.ones(2)
+        optimiser.step(0.1)
+        assert optimiser.soap_to_capture() is None
