@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial, wraps
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -18,6 +19,10 @@ from trainer.ablate import AblateConfig
 from trainer.config import FitConfig
 from trainer.errors import Interrupted, TrainerError
 from trainer.release import ReleaseConfig
+
+if TYPE_CHECKING:
+    from trainer.data import PictureSet
+    from trainer.loop import FitResult
 
 Flags = Annotated[FitConfig, tyro.conf.arg(name="")]
 Release = Annotated[ReleaseConfig, tyro.conf.arg(name="")]
@@ -60,31 +65,47 @@ def fit(config: Flags, html: bool = True) -> None:
 
 
 def release(config: Release) -> None:
-    """Trains the widths that ship, one after the other, and scores them; resumable.
+    """Trains the widths that ship, one after the other or together, and scores them; resumable.
 
     Args:
         config: which widths, on what, for how long.
     """
-    from trainer.console import StopOnSignal, reading, watching
+    from trainer.console import reading
     from trainer.data import load_folder
-    from trainer.loop import fit as train
     from trainer.release import finish_of, fitted, recipe_of, scores_on, write_scores
 
     runs = {name: recipe_of(config, name) for name in config.names}
     patch = max(run.patch for run in runs.values())
     pictures = load_folder(config.data, patch, HELD_OUT, reading)
-    for name, run in runs.items():
-        run = fitted(config, run, pictures)
-        print(f"{name}: {run.iterations} iterations into {run.out}", flush=True)
-        results = []
-        for part in (run, finish_of(run)):
-            with StopOnSignal() as stop, watching(part, stop) as hooks:
-                results.append(train(part, pictures, hooks, name))
-        result = max(results, key=lambda each: each.validation_psnr_y_db)
-        scores: dict[str, object] = {"held_out_psnr_y_db": result.validation_psnr_y_db}
-        scores |= scores_on(config.benchmarks, result.weights)
-        write_scores(run.out / "scores.json", scores)
-        print(f"{result.weights}: {dumps(scores)}", flush=True)
+    groups = [runs] if config.together else [{name: run} for name, run in runs.items()]
+    for group in groups:
+        group = fitted(config, group, pictures)
+        for name, run in group.items():
+            print(f"{name}: {run.iterations} iterations into {run.out}", flush=True)
+        first = _train(group, pictures)
+        last = _train({name: finish_of(run) for name, run in group.items()}, pictures)
+        for name, run in group.items():
+            result = max(first[name], last[name], key=lambda each: each.validation_psnr_y_db)
+            scores: dict[str, object] = {"held_out_psnr_y_db": result.validation_psnr_y_db}
+            scores |= scores_on(config.benchmarks, result.weights)
+            write_scores(run.out / "scores.json", scores)
+            print(f"{result.weights}: {dumps(scores)}", flush=True)
+
+
+def _train(runs: Mapping[str, FitConfig], pictures: PictureSet) -> dict[str, FitResult]:
+    """One run with its progress bar, or several in turn, each with a line at its validations."""
+    from trainer.console import StopOnSignal, watching
+    from trainer.loop import fit as train
+    from trainer.loop import fit_together
+
+    with StopOnSignal() as stop, ExitStack() as stack:
+        hooks = {
+            name: stack.enter_context(watching(run, stop, name if len(runs) > 1 else None))
+            for name, run in runs.items()
+        }
+        if len(runs) > 1:
+            return fit_together(runs, pictures, hooks)
+        return {name: train(run, pictures, hooks[name], name) for name, run in runs.items()}
 
 
 def evaluate(

@@ -66,7 +66,7 @@ def reading(files: Iterable[Path], count: int) -> Iterator[Path]:
     )
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Console, shown: bool) -> Progress:
     return Progress(
         TextColumn("training"),
         BarColumn(),
@@ -76,18 +76,24 @@ def _bar(console: Console) -> Progress:
         TextColumn("loss {task.fields[loss]:.5f}"),
         TextColumn("PSNR-Y {task.fields[psnr]}"),
         console=console,
+        disable=not shown,
     )
 
 
 @contextmanager
-def watching(config: FitConfig, stop: StopOnSignal) -> Iterator[Hooks]:
+def watching(config: FitConfig, stop: StopOnSignal, name: str | None = None) -> Iterator[Hooks]:
     """Hooks that draw a progress bar on stderr and write ``config.out``/tensorboard.
+
+    Args:
+        config: the run.
+        stop: what asks it to stop.
+        name: of one of several runs at a time: it gets a line per validation and no bar.
 
     Raises:
         TrainerError: that folder cannot be written, at once or while training.
     """
     console = Console(stderr=True)
-    with EventFile(config.out / "tensorboard") as writer, _bar(console) as bar:
+    with EventFile(config.out / "tensorboard") as writer, _bar(console, name is None) as bar:
         task = bar.add_task("", total=config.iterations, loss=math.nan, psnr="-", speed="")
 
         def on_step(step: int, row: dict[str, float]) -> None:
@@ -101,9 +107,9 @@ def watching(config: FitConfig, stop: StopOnSignal) -> Iterator[Hooks]:
             if "psnr_y_db" in row:
                 bar.update(task, psnr=f"{row['psnr_y_db']:.2f} dB")
                 writer.add_scalar("validation/psnr_y_db", row["psnr_y_db"], step)
-                if not console.is_terminal:
+                if name is not None or not console.is_terminal:
                     console.print(
-                        f"iteration {step}: loss {row['loss']:.5f}, "
+                        f"{name + ': ' if name else ''}iteration {step}: loss {row['loss']:.5f}, "
                         f"PSNR-Y {row['psnr_y_db']:.3f} dB, {row['steps_per_second']:.2f} steps/s"
                     )
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from trainer import checkpoint as ckpt
 from trainer.config import FitConfig
 from trainer.data import PictureSet
-from trainer.device import choose_device, processes
+from trainer.device import choose_device, processes, wait_for
 from trainer.distill import load_teacher
 from trainer.errors import Interrupted
 from trainer.files import remove_leftovers
@@ -71,8 +73,59 @@ def fit(
         return finish(trainer, name)
 
 
+def fit_together(
+    configs: Mapping[str, FitConfig], pictures: PictureSet, hooks: Mapping[str, Hooks]
+) -> dict[str, FitResult]:
+    """Several runs of :func:`fit` in turn step by step, by the names of their weights.
+
+    On a GPU each has a stream of its own: kernels of small networks leave room for each other's.
+
+    Raises:
+        As :func:`fit`. When ``stop`` of one says so, all that are told so stop with a checkpoint.
+    """
+    trainers = {}
+    for name, config in configs.items():
+        device = choose_device(config)
+        teacher = None if config.teacher is None else load_teacher(config.teacher, device)
+        trainers[name] = Trainer(config, pictures, device, teacher=teacher)
+    interrupted: Interrupted | None = None
+    turns = [(side_stream(t.device), steps(t, hooks[name])) for name, t in trainers.items()]
+    while turns:
+        for turn in list(turns):
+            stream, run = turn
+            with stream:
+                try:
+                    next(run)
+                except StopIteration:
+                    turns.remove(turn)
+                except Interrupted as stopped:
+                    interrupted = stopped
+                    turns.remove(turn)
+    if interrupted is not None:
+        raise interrupted
+    for trainer in trainers.values():
+        wait_for(trainer.device)
+    return {name: finish(trainer, name) for name, trainer in trainers.items()}
+
+
+def side_stream(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, what is asked of a GPU is done beside what other streams do; elsewhere in order."""
+    if device.type != "cuda":
+        return nullcontext()
+    torch.cuda.synchronize(device)  # what was made so far is there for every stream
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    beside: AbstractContextManager[object] = torch.cuda.stream(stream)
+    return beside
+
+
 def train(trainer: Trainer, hooks: Hooks) -> None:
     """The loop of :func:`fit`: from the checkpoint, if there is one, to the last iteration."""
+    for _ in steps(trainer, hooks):
+        pass
+
+
+def steps(trainer: Trainer, hooks: Hooks) -> Iterator[int]:
+    """The steps of :func:`train`, by their numbers."""
     config, main = trainer.config, trainer.share.rank == 0
     path = config.out / CHECKPOINT
     if main:
@@ -97,6 +150,7 @@ def train(trainer: Trainer, hooks: Hooks) -> None:
                 trainer.save()
         if stopping:
             raise Interrupted(f"stopped at iteration {trainer.step}; the same command goes on")
+        yield trainer.step
 
 
 def finish(trainer: Trainer, name: str = "custom") -> FitResult:

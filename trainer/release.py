@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from trainer.data import PictureSet
 from trainer.device import choose_device, wait_for
 from trainer.evaluate import bicubic_enlarge, enlarge_with, evaluate, read_pairs
 from trainer.files import replace_file
-from trainer.loop import WEIGHTS
+from trainer.loop import WEIGHTS, side_stream
 from trainer.training import CHECKPOINT, Trainer
 from trainer.weights import load_network
 
@@ -52,6 +53,8 @@ class ReleaseConfig:
     """Folders of high-resolution pictures that the weights are scored on at the end."""
     fresh: bool = False
     """Start from random weights rather than from those that ship."""
+    together: bool = False
+    """Train the widths side by side, in the time of all: small networks leave a GPU half idle."""
     device: Device = "auto"
     """``auto`` takes a CUDA GPU where there is one."""
 
@@ -111,17 +114,29 @@ def finish_of(run: FitConfig) -> FitConfig:
     )
 
 
-def fitted(config: ReleaseConfig, run: FitConfig, pictures: PictureSet) -> FitConfig:
-    """``run`` with as many iterations as the time allows, or as the run that it goes on had."""
-    begun = run.out / CHECKPOINT
-    if begun.is_file():
-        recipe = ckpt.load(begun).facts["recipe"]
-        assert isinstance(recipe, dict)
-        return replace(run, iterations=int(recipe["iterations"]))
+def fitted(
+    config: ReleaseConfig, runs: Mapping[str, FitConfig], pictures: PictureSet
+) -> dict[str, FitConfig]:
+    """``runs`` with as many iterations as the time allows, or as those that they go on had.
+
+    Several runs are meant to take turns, and get the time of all of them.
+    """
+    begun = {name: run.out / CHECKPOINT for name, run in runs.items()}
+    if all(path.is_file() for path in begun.values()):
+        there = {name: ckpt.load(path).facts["recipe"] for name, path in begun.items()}
+        counts = {name: iterations_of(recipe) for name, recipe in there.items()}
+        return {name: replace(run, iterations=counts[name]) for name, run in runs.items()}
     if config.iterations is not None:
-        return run
-    seconds = config.minutes * 60 * (1 - FINISH_SHARE)
-    return replace(run, iterations=steps_in(seconds, seconds_per_step(run, pictures)))
+        return dict(runs)
+    seconds = config.minutes * 60 * len(runs) * (1 - FINISH_SHARE)
+    iterations = steps_in(seconds, seconds_per_round(list(runs.values()), pictures))
+    return {name: replace(run, iterations=iterations) for name, run in runs.items()}
+
+
+def iterations_of(recipe: object) -> int:
+    """Those of a recipe in a checkpoint."""
+    assert isinstance(recipe, dict)
+    return int(recipe["iterations"])
 
 
 def steps_in(seconds: float, step_seconds: float) -> int:
@@ -129,16 +144,21 @@ def steps_in(seconds: float, step_seconds: float) -> int:
     return max(1, int(0.95 * seconds / step_seconds) // 100) * 100
 
 
-def seconds_per_step(run: FitConfig, pictures: PictureSet) -> float:
-    """Wall time of a step of ``run``, after as many that compile and warm up; nothing is kept."""
-    trainer = Trainer(replace(run, ensemble_teacher=None), pictures, choose_device(run))
-    for _ in range(TIMED_STEPS):
-        trainer.train_step()
-    wait_for(trainer.device)
+def seconds_per_round(runs: Sequence[FitConfig], pictures: PictureSet) -> float:
+    """Wall time of a step of each run, after as many that compile and warm up; nothing is kept."""
+    trainers = [
+        Trainer(replace(run, ensemble_teacher=None), pictures, choose_device(run)) for run in runs
+    ]
+    turns = [(trainer, side_stream(trainer.device)) for trainer in trainers]
     begun = time.monotonic()
-    for _ in range(TIMED_STEPS):
-        trainer.train_step()
-    wait_for(trainer.device)
+    for step in range(2 * TIMED_STEPS):
+        if step == TIMED_STEPS:
+            wait_for(trainers[0].device)
+            begun = time.monotonic()
+        for trainer, stream in turns:
+            with stream:
+                trainer.train_step()
+    wait_for(trainers[0].device)
     return (time.monotonic() - begun) / TIMED_STEPS
 
 

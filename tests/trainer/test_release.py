@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from engine.models import load_model
 from trainer import release
 from trainer.__main__ import main
 from trainer.config import FitConfig
 from trainer.data import PictureSet
-from trainer.release import ReleaseConfig, finish_of, fitted, recipe_of, seconds_per_step, steps_in
+from trainer.release import ReleaseConfig, finish_of, fitted, recipe_of, seconds_per_round, steps_in
 
 
 @pytest.mark.parametrize("name", release.WIDTHS)
@@ -54,7 +56,7 @@ def test_a_step_takes_time_and_timing_leaves_nothing(pictures: PictureSet, tmp_p
         recipe_of(ReleaseConfig(tmp_path, device="cpu", out=tmp_path / "out"), "fast"),
         batch=1, patch=8, precision="fp32",
     )  # fmt: skip
-    assert 0 < seconds_per_step(run, pictures) < 10
+    assert 0 < seconds_per_round([run, run], pictures) < 10
     assert not run.out.exists()
 
 
@@ -84,7 +86,25 @@ def test_one_command_trains_scores_and_goes_on(
     main(command)  # finished: nothing is timed or trained again
     assert "fast: 3 iterations" in capsys.readouterr().out
     config = ReleaseConfig(data, ("fast",), out, device="cpu")
-    assert fitted(config, small(config, "fast"), PictureSet([], [], "")).iterations == 3
+    again = fitted(config, {"fast": small(config, "fast")}, PictureSet([], [], ""))
+    assert again["fast"].iterations == 3
+
+
+def test_widths_are_trained_together_as_they_would_be_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(release, "recipe_of", small)
+    pictures = str(data / "train_small")
+    for out, more in ((tmp_path / "alone", []), (tmp_path / "together", ["--together"])):
+        main(["release", "--data", pictures, "--names", "balanced", "fast", "--out", str(out),
+              "--device", "cpu", "--iterations", "3", *more])  # fmt: skip
+    for name in ("balanced", "fast"):
+        alone, together = (
+            load_file(tmp_path / way / name / "finish" / "weights.safetensors")
+            for way in ("alone", "together")
+        )
+        assert all(torch.equal(together[key], value) for key, value in alone.items())
+    assert "balanced: iteration 3" in capsys.readouterr().err
 
 
 def test_an_unknown_width_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
