@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer import checkpoint as ckpt
+from trainer.captured_trainer import trainer_for
 from trainer.config import FitConfig
 from trainer.data import PictureSet
 from trainer.device import choose_device, processes, wait_for
@@ -68,7 +69,7 @@ def fit(
     device = choose_device(config)
     teacher = None if config.teacher is None else load_teacher(config.teacher, device)
     with processes(device) as share:
-        trainer = Trainer(config, pictures, device, share, teacher)
+        trainer = trainer_for(config, pictures, device, share, teacher)
         train(trainer, hooks or Hooks())
         return finish(trainer, name)
 
@@ -87,7 +88,7 @@ def fit_together(
     for name, config in configs.items():
         device = choose_device(config)
         teacher = None if config.teacher is None else load_teacher(config.teacher, device)
-        trainers[name] = Trainer(config, pictures, device, teacher=teacher)
+        trainers[name] = trainer_for(config, pictures, device, teacher=teacher)
     interrupted: Interrupted | None = None
     turns = [(side_stream(t.device), steps(t, hooks[name])) for name, t in trainers.items()]
     while turns:

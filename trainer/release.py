@@ -17,13 +17,14 @@ from engine.models import MODELS_DIR
 from engine.network import NetworkConfig
 from trainer import checkpoint as ckpt
 from trainer.blocks import BlockConfig
+from trainer.captured_trainer import trainer_for
 from trainer.config import AugmentConfig, Device, FitConfig, OptimiserConfig
 from trainer.data import PictureSet
 from trainer.device import choose_device, wait_for
 from trainer.evaluate import bicubic_enlarge, enlarge_with, evaluate, read_pairs
 from trainer.files import replace_file
 from trainer.loop import WEIGHTS, side_stream
-from trainer.training import CHECKPOINT, Trainer
+from trainer.training import CHECKPOINT
 from trainer.weights import load_network
 
 WIDTHS = {"quality": 32, "balanced": 24, "fast": 16, "fast-video": 16}
@@ -147,7 +148,8 @@ def steps_in(seconds: float, step_seconds: float) -> int:
 def seconds_per_round(runs: Sequence[FitConfig], pictures: PictureSet) -> float:
     """Wall time of a step of each run, after as many that compile and warm up; nothing is kept."""
     trainers = [
-        Trainer(replace(run, ensemble_teacher=None), pictures, choose_device(run)) for run in runs
+        trainer_for(replace(run, ensemble_teacher=None), pictures, choose_device(run))
+        for run in runs
     ]
     turns = [(trainer, side_stream(trainer.device)) for trainer in trainers]
     begun = time.monotonic()

@@ -7,7 +7,6 @@ take their share of it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from engine.network import Network
 from trainer import checkpoint as ckpt
 from trainer.augment import Augment, augment
 from trainer.blocks import TrainingNetwork, fuse
-from trainer.captured import CapturedSteps, GraphInputs, check_capturable
 from trainer.config import FitConfig, Recipe, differences
 from trainer.data import Pair, PictureSet
 from trainer.degrade import DegradedCopies, degraded_validation
@@ -31,12 +29,9 @@ from trainer.metrics import psnr_y, to_uint8
 from trainer.optim import MovingAverage, Ranger, learning_rate
 from trainer.provenance import BEGINNING, source_digests
 from trainer.sampling import Cropping, sample_batch
-from trainer.soap import Soap
 from trainer.start import start
 
 CHECKPOINT = "checkpoint.safetensors"
-CAPTURED_GUARD_EVERY = 20
-"""Steps between two looks at the loss of captured steps: each look waits for the GPU."""
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -84,13 +79,6 @@ class Trainer:
         self.forward = self.share.wrap(self.network)
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
-        self.captured: CapturedSteps | None = None
-        if config.capture:
-            check_capturable(config, device, self.share.count)
-            inputs = GraphInputs(self.pictures, config, device)
-            self.captured = CapturedSteps(self.network, inputs)
-        self.factors = torch.zeros(2, device=device)
-        self.last_loss = float("nan")
         self.optimiser = Ranger(self.network.parameters(), config.optimiser)
         self.average = MovingAverage(self.optimiser.slow, config.optimiser.ema_decay)
         self.losses = [parse_loss(spec) for spec in config.losses]
@@ -137,62 +125,27 @@ class Trainer:
         return loss
 
     def train_step(self) -> float:
-        """One optimiser step; returns the loss. Raises DivergedError when it is not finite.
-
-        Of captured steps the loss is read, and checked, now and then; between it is the last one.
-        """
-        if self.captured is not None:
-            return self._captured_step(self.captured)
+        """One optimiser step; returns the loss. Raises DivergedError when it is not finite."""
         lr, hr = self.next_batch()
         loss = self.loss_of(lr, hr)
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser.fast)
-        norm = self._clip()
+        norm = self.clip()
         value = self.share.mean(loss.detach())
         finite = bool(torch.isfinite(norm))
         # In fp16 an overflow of the scaled gradients is ordinary: skip it, and scale by less.
         if value != value or value == float("inf") or not (finite or self.scaler.is_enabled()):
             raise self.diverged(value, lr, hr)
         if finite:
-            self._optimise()
+            self.optimise()
         if self.scaler.is_enabled():
             self.scaler.update()
         self.step += 1
         return value
 
-    def _captured_step(self, captured: CapturedSteps) -> float:
-        config = self.config
-        stage, soap = config.stage_at(self.step), self.optimiser.soap_to_capture()
-        captured.draw(step_generator(config.seed, self.step))
-        if soap is None:
-            loss = captured.run(f"passes {stage}", self.loss_of)
-            self._clip()
-            self._optimise()
-        else:
-            factor = self.optimiser.advance(soap, self.learning_rate())
-            self.factors.copy_(
-                torch.tensor([factor, self.average.share(self.step)]), non_blocking=True
-            )
-            loss = captured.run(f"step {stage}", self.loss_of, lambda: self._capturable(soap))
-            soap.turn()
-        self.step += 1
-        looks = CAPTURED_GUARD_EVERY, config.checkpoint_every, config.evaluate_every
-        if self.step == config.iterations or any(self.step % every == 0 for every in looks):
-            # A gradient that is not finite spoils the weights, and so every loss after it.
-            self.last_loss = float(loss)
-            if not math.isfinite(self.last_loss):
-                assert captured.batch is not None
-                raise self.diverged(self.last_loss, *captured.batch)
-        return self.last_loss
-
-    def _capturable(self, soap: Soap) -> None:
-        """What follows the backward pass, with ``self.factors`` in place of numbers."""
-        self._clip()
-        self.optimiser.update(soap, self.factors[0])
-        self.average.update(self.optimiser.slow, self.factors[1])
-
-    def _clip(self) -> Tensor:
+    def clip(self) -> Tensor:
+        """Scales the gradients down to the largest norm allowed; returns the norm before."""
         parameters, largest = self.optimiser.parameters, self.config.optimiser.gradient_clip
         return nn.utils.clip_grad_norm_(parameters, largest)
 
@@ -200,7 +153,7 @@ class Trainer:
         """Of this iteration."""
         return learning_rate(self.step, self.config.iterations, self.config.optimiser)
 
-    def _optimise(self) -> None:
+    def optimise(self) -> None:
         """One step of the optimiser and of the moving average, from the gradients at hand."""
         self.optimiser.step(self.learning_rate())
         self.average.update(self.optimiser.slow, self.average.share(self.step))

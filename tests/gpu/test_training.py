@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch")
 
 from engine.network import NetworkConfig  # noqa: E402  (needs PyTorch)
 from trainer.blocks import BlockConfig  # noqa: E402
+from trainer.captured_trainer import trainer_for  # noqa: E402
 from trainer.config import AugmentConfig, FitConfig, OptimiserConfig  # noqa: E402
 from trainer.data import load_folder  # noqa: E402
 from trainer.loop import fit  # noqa: E402
-from trainer.training import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
@@ -60,7 +60,7 @@ def test_a_captured_step_does_what_an_ordinary_step_does(  # type: ignore[no-unt
         block = BlockConfig(branches=branches, weight_norm=branches == "rich")  # type: ignore[arg-type]
         config = small(block=block, capture=capture, checkpoint_every=1)
         config = replace(config, optimiser=replace(config.optimiser, method=method))  # type: ignore[arg-type]
-        trainer = Trainer(config, pictures, torch.device("cuda"))
+        trainer = trainer_for(config, pictures, torch.device("cuda"))
         losses[capture] = [trainer.train_step() for _ in range(40)]
         assert trainer.validate() > 10
     assert losses[True][:5] == pytest.approx(losses[False][:5], rel=0.02)
@@ -73,7 +73,8 @@ def test_a_captured_run_learns_and_goes_on_where_it_stopped(
     pictures = load_folder(PICTURES, 16, 2)
     whole = fit(small(capture=True, precision="auto"), pictures)
     assert whole.history[-1]["psnr_y_db"] > whole.history[0]["psnr_y_db"]
-    trainer = Trainer(small(capture=True, precision="auto"), pictures, torch.device("cuda"))
+    config = small(capture=True, precision="auto")
+    trainer = trainer_for(config, pictures, torch.device("cuda"))
     from trainer import checkpoint as ckpt
 
     trainer.restore(ckpt.load(whole.checkpoint), whole.checkpoint)

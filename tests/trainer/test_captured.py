@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainer import captured_trainer
 from trainer.captured import CapturedSteps, GraphInputs, LossOf, _Graph, check_capturable
+from trainer.captured_trainer import CapturedTrainer, trainer_for
 from trainer.config import AugmentConfig, FitConfig, Method, OptimiserConfig
 from trainer.data import PictureSet
 from trainer.errors import TrainerError
@@ -66,16 +68,17 @@ class OnHost(CapturedSteps):
 
 @pytest.mark.parametrize("method", ["soap", "radam"])
 def test_captured_steps_train_like_ordinary_ones(
-    small: Small, pictures: PictureSet, method: Method
+    small: Small, pictures: PictureSet, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(captured_trainer, "check_capturable", lambda *_: None)
     optimiser = OptimiserConfig(method=method, lookahead_steps=0, warmup_iterations=3)
     config = small(
         augment=AugmentConfig(rgb=0.0), optimiser=optimiser, iterations=30, checkpoint_every=1
     )
     losses, weights = [], []
-    for captured in (False, True):
-        trainer = Trainer(config, pictures, CPU)
-        if captured:
+    for capture in (False, True):
+        trainer = trainer_for(replace(config, capture=capture), pictures, CPU)
+        if isinstance(trainer, CapturedTrainer):
             trainer.captured = OnHost(trainer.network, GraphInputs(pictures, config, CPU))
         losses.append([trainer.train_step() for _ in range(30)])
         weights.append(torch.cat([w.flatten() for w in trainer.shipped_weights()]))
@@ -104,4 +107,5 @@ def test_what_a_graph_cannot_hold_is_refused_by_name(small: Small) -> None:
 def test_without_a_gpu_there_is_no_graph(small: Small, pictures: PictureSet) -> None:
     config = small(augment=AugmentConfig(rgb=0.0), capture=True)
     with pytest.raises(TrainerError, match="--device cpu"):
-        Trainer(config, pictures, CPU)
+        trainer_for(config, pictures, CPU)
+    assert type(trainer_for(replace(config, capture=False), pictures, CPU)) is Trainer
