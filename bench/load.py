@@ -9,7 +9,7 @@ Then the same work in turns behind this server, this server without its decode c
 Ends with one line of JSON: what was measured, and a verdict for each target. A target of time that
 is missed while other programs use this machine is ``not judged``. Exit code 1 for a broken target.
 
-    python bench/load.py --seconds 120
+    python bench/load.py --seconds 240
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bench.load_clients import (
     ask_in_turn,
     ask_livez,
     ask_pictures,
+    at_quarters,
     metric_of,
     percentile,
     slope_mb_per_minute,
@@ -150,6 +151,7 @@ async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any
         "client_lag_p99_ms": percentile(measured.client_lag_ms),
         "http_cpu_ms_per_request": round(cpu / max(1, made + rejected) * 1e3, 2),
         "memory_mb_per_minute": slope_mb_per_minute(measured.memory),
+        "memory_mb_at_quarters": at_quarters(measured.memory),
         "descriptors_left": max(0, after - before),
     }
 
@@ -222,7 +224,7 @@ def overall(verdicts: dict[str, str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--in-flight", type=int, default=200)
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--slow-sockets", type=int, default=500)

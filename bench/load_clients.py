@@ -189,6 +189,12 @@ def slope_mb_per_minute(memory: list[tuple[float, float]]) -> float | None:
     return round(float(np.polyfit(seconds, sizes, 1)[0] * 60 / 1e6), 2)
 
 
+def at_quarters(memory: list[tuple[float, float]]) -> list[float]:
+    """MB at the start, the quarters and the end: whether a growth went on, or was one step."""
+    sizes = [size / 1e6 for _, size in memory]
+    return [round(sizes[part * (len(sizes) - 1) // 4], 2) for part in range(5)] if sizes else []
+
+
 def percentile(values: list[float], share: float = 99) -> float | None:
     """Rounded to a tenth of a millisecond; None of nothing."""
     return round(float(np.percentile(values, share)), 1) if values else None

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bench.load import TARGETS, judge, main, others_seconds, overall
-from bench.load_clients import slope_mb_per_minute
+from bench.load_clients import at_quarters, slope_mb_per_minute
 
 GOOD: dict[str, Any] = {
     "others_cpu_share": 0.0,
@@ -86,3 +86,10 @@ def test_a_short_run_gives_only_200_and_503_and_leaves_nothing(
     assert result["ours"]["made"] > 0
     assert result["ours_without_decode_child"]["made"] > 0
     assert result["http_cpu_ms_per_request"] > 0
+
+
+def test_memory_is_shown_at_its_quarters() -> None:
+    grown = [(float(second), 1e6 * (second + 10)) for second in range(9)]
+    assert at_quarters(grown) == [10, 12, 14, 16, 18]
+    assert at_quarters(grown[:1]) == [10] * 5
+    assert at_quarters([]) == []
