@@ -59,7 +59,10 @@ def load_teacher(path: Path, device: torch.device) -> Teacher:
         ValueError,
         KeyError,
     ) as error:
-        raise TrainerError(f"{path} cannot be read as a teacher ({error})") from error
+        reason = str(error) or "no network that spandrel knows"
+        raise TrainerError(
+            f"{path} cannot be read as a teacher ({reason}); give --teacher a x4 checkpoint"
+        ) from error
     if not isinstance(model, ImageModelDescriptor) or model.scale != SCALE:
         scale = getattr(model, "scale", "unknown")
         raise TrainerError(f"{path} enlarges by {scale}, a teacher must enlarge RGB by {SCALE}")
