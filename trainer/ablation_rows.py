@@ -41,6 +41,7 @@ ROWS: tuple[Row, ...] = (
     Row("no-weight-norm", "without weight norm", {"block": BlockConfig(weight_norm=False)}),
     Row("plain", "3x3 alone (no RepBlock)", {"block": BlockConfig(branches="plain")}),
     Row("rich", "richer branches (identity, 1-3-1)", {"block": BlockConfig(branches="rich")}),
+    Row("edge", "the same and edge branches (ECB)", {"block": BlockConfig(branches="edge")}),
     Row("no-lookahead", "without Lookahead", {"optimiser": OptimiserConfig(lookahead_steps=0)}),
     _loss("no-mse", "without the MSE stage", "l1+0.01*gv"),
     _loss("ssim", "SSIM alone", "ssim"),

@@ -1,9 +1,15 @@
 """The training form: over-parameterised blocks that collapse into one convolution each.
 
-A block holds parallel branches (3x3, 1x1, identity, 1x1 -> 3x3 -> 1x1 expansion) with one shared
-bias. Branches are merged in weight space at every step, so that training runs one convolution per
-layer, whatever the block holds (SESR, Bhardwaj et al. 2022), and there is no border mismatch
-between branches. 3x3 || 1x1 with a shared bias is RepVGG's idea without the batch norm.
+A block holds parallel branches (3x3, 1x1, identity, 1x1 -> 3x3 -> 1x1 expansion, 1x1 -> edge
+filter) with one shared bias. Branches are merged in weight space at every step, so that training
+runs one convolution per layer, whatever the block holds (SESR, Bhardwaj et al. 2022), and there is
+no border mismatch between branches. 3x3 || 1x1 with a shared bias is RepVGG's idea without the
+batch norm.
+
+``edge`` is the edge-oriented convolution block (ECB, Zhang et al. 2021: 3x3, expansion, Sobel x,
+Sobel y, Laplacian, and where wanted the identity) on top of ``rich``, which has the others of
+these. ECB puts a bias behind each 1x1; here none is, so that a border of zeros is one for both
+convolutions, and the biases behind the filters are the shared one.
 """
 
 from __future__ import annotations
@@ -20,7 +26,10 @@ from torch.nn.utils import parametrizations, parametrize
 
 from engine.network import Network, NetworkConfig
 
-Branches = Literal["plain", "rep", "rich"]
+Branches = Literal["plain", "rep", "rich", "edge"]
+SOBEL_X = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
+SOBEL_Y = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
+LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,17 @@ class BlockConfig:
     """How a convolution is over-parameterised while it trains."""
 
     branches: Branches = "rep"
-    """``plain``: 3x3 alone. ``rep``: 3x3 || 1x1. ``rich``: those, identity and 1x1->3x3->1x1."""
+    """``plain``: 3x3 alone. ``rep``: 3x3 || 1x1. ``rich``: those, identity and 1x1->3x3->1x1.
+    ``edge``: those and 1x1->Sobel x, 1x1->Sobel y, 1x1->Laplacian with learned scales (ECB)."""
     weight_norm: bool = True
-    """Weight normalisation (Salimans & Kingma 2016) on every branch."""
+    """Weight normalisation (Salimans & Kingma 2016) of the 3x3 and the 1x1."""
     expansion: int = 2
     """Hidden channels of the 1-3-1 branch as a multiple of the block's output channels."""
+
+    @property
+    def rich(self) -> bool:
+        """Whether there are an identity and a 1-3-1 branch."""
+        return self.branches in ("rich", "edge")
 
 
 class RepConv(nn.Module):
@@ -51,9 +66,10 @@ class RepConv(nn.Module):
         nn.init.kaiming_normal_(self.weight3, nonlinearity="relu")
         with torch.no_grad():
             self.weight3.mul_(gain)
-        self.has_identity = config.branches == "rich" and cin == cout
+        self.has_identity = config.rich and cin == cout
         self.has_pointwise = config.branches != "plain"
-        self.has_expansion = config.branches == "rich"
+        self.has_expansion = config.rich
+        self.has_edges = config.branches == "edge"
         names = ["weight3"]
         if self.has_pointwise:
             # Small: the merged kernel must start at He scale, or 14 layers deep it explodes.
@@ -68,6 +84,12 @@ class RepConv(nn.Module):
             self.project = nn.Parameter(torch.randn(cout, hidden) / hidden**0.5)
         if self.has_identity:
             self.identity_gain = nn.Parameter(torch.zeros(cout))
+        if self.has_edges:
+            filters = torch.tensor([SOBEL_X, SOBEL_Y, LAPLACIAN])
+            self.register_buffer("edge_filters", filters, persistent=False)
+            self.edge_points = nn.Parameter(torch.randn(3, cout, cin) / cin**0.5)
+            # Not zero, or no gradient would reach the points; small for the same reason as weight1.
+            self.edge_scales = nn.Parameter(torch.randn(3, cout) * (0.01 * gain))
         if config.weight_norm:
             for name in names:
                 parametrizations.weight_norm(self, name, dim=0)
@@ -84,6 +106,9 @@ class RepConv(nn.Module):
         if self.has_expansion:
             inner = torch.einsum("ohyx,hc->ocyx", self.spatial, self.expand)
             kernel = kernel + torch.einsum("oh,hcyx->ocyx", self.project, inner)
+        if self.has_edges:
+            points = self.edge_scales[:, :, None] * self.edge_points
+            kernel = kernel + torch.einsum("eoc,eyx->ocyx", points, self.edge_filters)
         return kernel
 
     def forward(self, x: Tensor) -> Tensor:

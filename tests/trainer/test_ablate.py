@@ -77,10 +77,10 @@ def test_rows_stand_in_the_order_of_the_issue_and_have_valid_recipes(
 ) -> None:
     config = config_in(tmp_path, data)
     assert [row.key for row in ROWS] == [
-        "baseline", "no-gv", "no-weight-norm", "plain", "rich", "no-lookahead", "no-mse", "ssim",
-        "ssim-smooth-l1", "ssim-sobel", "any-rotation", "cutmix", "cutblur", "cutout", "mixup",
-        "cutmixup", "blend", "no-rgb", "skip-3", "skip-4", "half", "leaky", "rate", "soap",
-        "soap-plain", "busy",
+        "baseline", "no-gv", "no-weight-norm", "plain", "rich", "edge", "no-lookahead", "no-mse",
+        "ssim", "ssim-smooth-l1", "ssim-sobel", "any-rotation", "cutmix", "cutblur", "cutout",
+        "mixup", "cutmixup", "blend", "no-rgb", "skip-3", "skip-4", "half", "leaky", "rate",
+        "soap", "soap-plain", "busy",
     ]  # fmt: skip
     recipes = {json.dumps(config.run_of(row, 0).recipe()) + row.trainer.__name__ for row in ROWS}
     assert len(recipes) == len(ROWS)
