@@ -7,15 +7,15 @@ Three contestants train the same over-parameterised network on the same pictures
 * `merged`: our loop in FP32. Branches are merged into one kernel per layer at every step.
 * `ours`: our loop as it ships (bf16 where the processor has it).
 
-Prints LR megapixels a second (the median step of each), the ratios, then one line of JSON.
+Prints LR megapixels a second (the median step of each), the ratios, then one line of JSON, which
+``--save`` keeps.
 
-    python bench/train_throughput.py --width 16 --batch 16 --patch 48 --steps 7
+    python bench/train_throughput.py --width 16 --batch 16 --patch 48 --steps 7 --save run.json
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -31,6 +32,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.machine import ROOT, git_commit, load_average, versions
 from engine.backends.onnxruntime import available_cores, processor_name
 from engine.command_line import parse_command_line
 from engine.network import NetworkConfig
@@ -38,11 +40,14 @@ from trainer.augment import augment
 from trainer.blocks import BlockConfig, Branches, RepConv, TrainingNetwork
 from trainer.config import FitConfig
 from trainer.data import PictureSet, load_folder
+from trainer.errors import TrainerError
+from trainer.files import replace_file
 from trainer.losses import parse_loss
 from trainer.sampling import Cropping, sample_batch
 from trainer.training import Trainer, step_generator
 
-DATA = Path(__file__).resolve().parents[1] / "tests" / "data" / "train_small"
+DATA = ROOT / "tests" / "data" / "train_small"
+Report = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Options:
     width: int = 16
     """Channels of the network."""
     branches: Branches = "rich"
-    """``rich`` has three weighted branches and the identity, ``rep`` two."""
+    """``rich`` has three weighted branches and the identity, ``edge`` six, ``rep`` two."""
     batch: int = 16
     """Crops per step."""
     patch: int = 48
@@ -65,6 +70,8 @@ class Options:
     """Cores; all of them when not given."""
     require: float | None = None
     """Exit 1 when ours is less than this many times as fast as the plain loop."""
+    save: Path | None = None
+    """JSON file for what was measured, with the machine, the versions and the options."""
 
 
 class UnmergedConv(RepConv):
@@ -78,6 +85,13 @@ class UnmergedConv(RepConv):
             wide = F.conv2d(x, self.expand[:, :, None, None])
             deep = F.conv2d(wide, self.spatial, padding=1)
             total = total + F.conv2d(deep, self.project[:, :, None, None])
+        if self.has_edges:
+            for edge, points, scales in zip(
+                self.edge_filters, self.edge_points, self.edge_scales, strict=True
+            ):
+                mixed = F.conv2d(x, points[:, :, None, None])
+                kernels = scales[:, None, None, None] * edge
+                total = total + F.conv2d(mixed, kernels, padding=1, groups=len(kernels))
         if self.has_identity:
             total = total + x * self.identity_gain[:, None, None]
         return total
@@ -152,8 +166,34 @@ def _fields(config: FitConfig) -> dict[str, object]:
     return {name: getattr(config, name) for name in FitConfig.__slots__}
 
 
+def report(options: Options, speeds: dict[str, float]) -> Report:
+    """What was measured, on what, of what: the last line, and the file of ``--save``."""
+    ratio = speeds["ours"] / speeds["plain"]
+    passed = options.require is None or ratio >= options.require
+    config = asdict(options) | {"data": named(options.data)}
+    del config["save"]
+    return {
+        "schema": 2,
+        "machine": f"{processor_name()} ({torch.get_num_threads()} threads)",
+        "versions": versions(torch.__version__),
+        "git_commit": git_commit(),
+        "load_average": load_average(),
+        "config": config,
+        "lr_megapixels_per_second": {name: round(speed, 4) for name, speed in speeds.items()},
+        "ratio_merged": round(speeds["merged"] / speeds["plain"], 3),
+        "ratio": round(ratio, 3),
+        "verdict": "PASS" if passed else "FAIL",
+    }
+
+
+def named(folder: Path) -> str:
+    """A folder of these sources by its place in them, another one by its name."""
+    whole = folder.resolve()
+    return str(whole.relative_to(ROOT)) if whole.is_relative_to(ROOT) else whole.name
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the comparison; 1 when ``--require`` is not met."""
+    """Prints the comparison; 1 when ``--require`` is not met, 2 for files that are no good."""
     options = parse_command_line(
         "bench/train_throughput.py",
         arguments,
@@ -161,28 +201,22 @@ def main(arguments: list[str] | None = None) -> int:
             Options, prog="bench/train_throughput.py", args=words, description=__doc__
         ),
     )
-    threads = options.threads or available_cores()
-    torch.set_num_threads(threads)
-    speeds = measure(options)
+    torch.set_num_threads(options.threads or available_cores())
+    try:
+        speeds = measure(options)
+        found = report(options, speeds)
+        if options.save is not None:
+            content = json.dumps(found, indent=1, sort_keys=True) + "\n"
+            replace_file(options.save, content.encode(), "--save")
+    except TrainerError as error:
+        print(f"bench/train_throughput.py: {error}", file=sys.stderr)
+        return 2
     table = Table("loop", "LR megapixels/s", "times plain")
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:.3f}", f"{speed / speeds['plain']:.2f}")
     Console().print(table)
-    ratio = speeds["ours"] / speeds["plain"]
-    passed = options.require is None or ratio >= options.require
-    proof = {
-        "schema": 1,
-        "device": f"{processor_name()} ({threads} threads)",
-        "torch": torch.__version__,
-        "load_average": round(os.getloadavg()[0], 2),
-        "options": {name: str(value) for name, value in asdict(options).items()},
-        "lr_megapixels_per_second": {name: round(speed, 4) for name, speed in speeds.items()},
-        "ratio_merged": round(speeds["merged"] / speeds["plain"], 3),
-        "ratio": round(ratio, 3),
-        "verdict": "PASS" if passed else "FAIL",
-    }
-    print(json.dumps(proof))
-    return 0 if passed else 1
+    print(json.dumps(found))
+    return 0 if found["verdict"] == "PASS" else 1
 
 
 if __name__ == "__main__":
