@@ -32,6 +32,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+if __name__ == "__main__":  # run as a file, Python finds only what lies beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from bench.machine import ROOT, git_commit, load_average, versions
 from engine.backends.onnxruntime import available_cores, processor_name
 from engine.command_line import parse_command_line

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,10 @@ def test_files_that_are_no_good_are_named(
     (tmp_path / "file").touch()
     assert main([*FEW, "--save", str(tmp_path / "file" / "run.json")]) == 2
     assert "--save" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)  # a process that imports torch, on a machine that may be busy
+def test_it_runs_as_a_file_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, train_throughput.__file__, "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--save" in shown.stdout
