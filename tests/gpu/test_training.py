@@ -49,7 +49,7 @@ def small(tmp_path: Path) -> Callable[..., FitConfig]:
     return lambda **changes: replace(base, **changes)
 
 
-@pytest.mark.parametrize("branches", ["plain", "rich"])
+@pytest.mark.parametrize("branches", ["plain", "rich", "edge"])
 @pytest.mark.parametrize("method", ["soap", "radam"])
 def test_a_captured_step_does_what_an_ordinary_step_does(  # type: ignore[no-untyped-def]
     small: Callable[..., FitConfig], branches: str, method: str
@@ -57,7 +57,7 @@ def test_a_captured_step_does_what_an_ordinary_step_does(  # type: ignore[no-unt
     pictures = load_folder(PICTURES, 16, 2)
     losses: dict[bool, list[float]] = {}
     for capture in (False, True):
-        block = BlockConfig(branches=branches, weight_norm=branches == "rich")  # type: ignore[arg-type]
+        block = BlockConfig(branches=branches, weight_norm=branches != "plain")  # type: ignore[arg-type]
         config = small(block=block, capture=capture, checkpoint_every=1)
         config = replace(config, optimiser=replace(config.optimiser, method=method))  # type: ignore[arg-type]
         trainer = trainer_for(config, pictures, torch.device("cuda"))
