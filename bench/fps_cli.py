@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = ["bench/fps.py", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         required = TARGET_FPS if options.require is None else options.require
-        if options.frames < 1 or options.lanes < 0 or required <= 0:
+        if options.frames < 1 or options.lanes < 0 or not 0 < required < math.inf:
             raise ValueError("--frames and --require must be above 0, --lanes not below")
         with ExitStack() as stack:
             subject = open_subject(options)

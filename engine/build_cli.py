@@ -69,9 +69,9 @@ class Build:
         """Builds, writes and prints what was made. 130 when it was cancelled."""
         runtime = runtime_named(self.backend)
         targets = self.targets(runtime)
-        paths = [self.path_for(target, len(targets)) for target in targets]
         width, height = parse_size(self.size)
         options = self.options(width, height)
+        paths = [self.path_for(target, len(targets)) for target in targets]
         model = load_model(self.model, allow_untrained=True)
         warn_untrained(model)
         built = []

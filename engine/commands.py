@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,12 @@ from engine.triton import write_repository
 from engine.verify import FrameScore, GateReport, run_gate
 
 MatrixName = Literal["bt601", "bt709", "bt2020"]
+
+LARGEST_SIDE = 16_384
+"""Pixels. Frames beyond 1024x1024 go through in strips, so a larger plan serves nobody; TensorRT
+for RTX builds 16384x8192, hangs at twice that and takes the process down at 70000x70000."""
+LARGEST_FRAME = LARGEST_SIDE * LARGEST_SIDE // 2
+"""Pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +167,24 @@ class Verify:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``1024x768`` -> (1024, 768). Raises ContractError for anything else."""
-    width, separator, height = text.partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+    """``1024x768`` -> (1024, 768). Raises ContractError for anything else, or for too much."""
+    match = re.fullmatch(r"0*([1-9][0-9]*)x0*([1-9][0-9]*)", text, re.ASCII)
+    if match is None:
         raise ContractError(f"size must look like 1024x768, got {text!r}")
-    return int(width), int(height)
+    # By length first: int() refuses thousands of digits with words of its own.
+    if max(map(len, match.groups())) > len(str(LARGEST_SIDE)):
+        raise ContractError(_too_large(text))
+    width, height = (int(side) for side in match.groups())
+    if max(width, height) > LARGEST_SIDE or width * height > LARGEST_FRAME:
+        raise ContractError(_too_large(text))
+    return width, height
+
+
+def _too_large(size: str) -> str:
+    return (
+        f"frames of {size[:40]} are too large for one plan: at most {LARGEST_SIDE} pixels a side "
+        f"and {LARGEST_FRAME} in all, larger ones go through in strips"
+    )
 
 
 def warn_untrained(model: Model) -> None:

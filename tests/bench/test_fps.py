@@ -78,6 +78,8 @@ def test_a_verdict_of_fail_exits_1_only_when_something_was_required(
         ["--size", "big"],
         ["--frames", "0"],
         ["--require", "0"],
+        ["--require", "nan"],
+        ["--size", "2000000"],
         ["--model", "nope"],
         ["--engine", "missing.plan"],
         ["--mode", "file", "--size", "48"],
