@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, as one command; JSON and logs land in one folder.
+# Everything that needs a GPU, as one command; JSON and logs land in one folder, and the same once
+# more in FOLDER.tgz beside it: a borrowed machine often gives back only a few small files.
 #
-#   bench/gpu_session.sh [FOLDER]            (default: bench/results/gpu)
+#   bench/gpu_session.sh [FOLDER]            (default: $OUT/gpu, else bench/results/gpu)
 #
 # PYTHON   interpreter that has PyTorch with CUDA (default python3)
 # WHEELS   folder of wheels for a machine without a network (then nothing is downloaded)
 # FRAMES   timed frames of each run (default 600); SIZE side of the frames (default 1024)
+# ITERATIONS  steps of each width in the short training (default 1000)
 #
 # Steps, each logged, none stopping the next: (a) PyCUDA builds and our lanes run around PyTorch,
 # (b) which TensorRT for RTX plans run on this card, (c) the yardstick, (d) the tests marked gpu and
 # trt_gpu, video in device memory among them, (e) the proof with every TensorRT that is installed and
-# what --model auto makes of it, (f) file to file, through the host and through device memory. The
-# exit code is that of (d).
+# what --model auto makes of it, (f) file to file, through the host and through device memory, (g) a
+# short training of all widths. The exit code is that of (d).
 set -u -o pipefail
 cd "$(dirname "$0")/.."
-out=${1:-${OUT:-bench/results/gpu}}
+out=${1:-${OUT:-bench/results}/gpu}
 python=${PYTHON:-python3}
 frames=${FRAMES:-600}
 size=${SIZE:-1024}
@@ -31,7 +33,10 @@ step() {  # step NAME COMMAND...: logs it and says how it ended
 }
 
 install() {
-    if [ -n "${WHEELS:-}" ]; then
+    # A machine that was made ready stays as it is: compiling PyCUDA takes minutes.
+    if "$python" -c 'import av, pycuda.driver, pytest, tyro'; then
+        echo "nothing to install: av, pycuda, pytest and tyro are there"
+    elif [ -n "${WHEELS:-}" ]; then
         shopt -s nullglob
         local found=("$WHEELS"/*.whl "$WHEELS"/*.tar.gz)
         # PyCUDA comes as source and is compiled against this machine's toolkit.
@@ -80,5 +85,12 @@ done
 # What the media library says about this machine's codecs, with and without device memory.
 step codecs "$python" -c 'import json; from server.media.encode import usable_codecs
 print(json.dumps(usable_codecs(), indent=1))'
+# (g): each captured as one CUDA graph; tests/gpu/test_training.py of (d) says that it is right.
+for together in no-together together; do
+    step "train-$together" "$python" -m trainer release --data tests/data/train_small --fresh \
+        "--$together" --iterations "${ITERATIONS:-1000}" --device cuda --out "$(mktemp -d)"
+done
 cat "$out/summary.txt"
+tar -czf "$out.tgz" -C "$(dirname "$out")" "$(basename "$out")" &&
+    echo "all of $out is in $out.tgz too ($(wc -c <"$out.tgz") bytes): one small file to take along"
 exit "$tests"
