@@ -1,8 +1,9 @@
 """Training what ships: each width by its recipe in the time it is given, then its scores.
 
-The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, EMA, first
-rather busy crops with L1, then MSE, and at the end a shorter run at a quarter of the rate with MSE
-on crops as they come. On a GPU batches are larger and a step is one CUDA graph.
+The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, EMA, rather busy
+crops (L1 with half of the targets from ``quality``; for ``quality`` itself L1, then MSE), and at the
+end a shorter run at a quarter of the rate with MSE on crops as they come. On a GPU batches are
+larger and a step is one CUDA graph.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class ReleaseConfig:
 
 def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
     """The first run of a width; its ``iterations`` are a guess until :func:`fitted` timed it."""
-    video = name == "fast-video"
+    video, taught = name == "fast-video", name in TAUGHT
     on_gpu = choose_device(FitConfig(config.data, device=config.device)).type == "cuda"
     return FitConfig(
         data=config.data,
@@ -88,15 +89,15 @@ def recipe_of(config: ReleaseConfig, name: str) -> FitConfig:
         batch=64 if on_gpu else 8,
         patch=48,
         crop_candidates=3,
-        losses=("l1", "mse"),
-        stages=(0.25, 0.75),
+        losses=("l1",) if taught else ("l1", "mse"),
+        stages=(1.0,) if taught else (0.25, 0.75),
         evaluate_every=5_000 if on_gpu else 2_000,
         checkpoint_every=5_000 if on_gpu else 500,
         device=config.device,
         compile=on_gpu and video,
         capture=on_gpu and not video,
         start_from=None if config.fresh else MODELS_DIR / f"{name}.safetensors",
-        ensemble_teacher=MODELS_DIR / f"{TEACHER}.safetensors" if name in TAUGHT else None,
+        ensemble_teacher=MODELS_DIR / f"{TEACHER}.safetensors" if taught else None,
     )
 
 
