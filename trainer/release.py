@@ -1,9 +1,9 @@
 """Training what ships: each width by its recipe in the time it is given, then its scores.
 
-The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, EMA, rather busy
-crops (L1 with half of the targets from ``quality``; for ``quality`` itself L1, then MSE), and at the
-end a shorter run at a quarter of the rate with MSE on crops as they come. On a GPU batches are
-larger and a step is one CUDA graph.
+The recipe is what won the trials of docs/experiments.md: SOAP on plain 3x3 kernels, EMA, rather
+busy crops (L1 with half of the targets from ``quality``; for ``quality`` itself L1, then MSE), and
+at the end a shorter run at a quarter of the rate with MSE on crops as they come. On a GPU batches
+are larger and a step is one CUDA graph.
 """
 
 from __future__ import annotations
