@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +23,16 @@ from bench.measure import worst_psnr_db as compare
 from bench.proof import MIN_PSNR_DB, TARGET_FPS, Claim, Proof, percentiles, verdict
 from bench.roofline import cpu_machine, gpu_machine, reached, t4_prediction, work_of
 from engine.backends.base import Backend, LaneSpec
+from engine.backends.cuda_driver import open_device
+from engine.backends.cuda_thread import AnyDevice
 from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.backends.tensorrt_runtime import RuntimeName
 from engine.cache import PlanCache
 from engine.command_line import parse_command_line
 from engine.commands import parse_size
 from engine.contract import FrameFormat
 from engine.errors import EngineError, PlanError
-from engine.gpu import GpuOptions, open_plan
+from engine.gpu import GpuOptions, open_gpu_backend, open_plan
 from engine.models import Model
 from engine.proofs import keep_proof
 from engine.selection import BackendName, model_of, open_backend
@@ -216,6 +219,8 @@ def buffering(single: Run, double: Run, lanes: int) -> dict[str, float]:
 def precisions(subject: Subject, expected: Expected, engine: Run | None) -> dict[str, Any]:
     """FP32 against FP16 of the same network, where the backend can run both."""
     info = subject.backend.info
+    if engine is not None and info.name in ("tensorrt", "tensorrt_rtx"):
+        return on_tensorrt(info.name, subject, expected, engine)
     if info.name != "onnxruntime" or engine is None:
         return {"kind": f"{info.name} runs {info.precision} only"}
     with OnnxRuntimeBackend(subject.model, precision="fp16") as half:
@@ -225,6 +230,28 @@ def precisions(subject: Subject, expected: Expected, engine: Run | None) -> dict
         "kind": "onnxruntime, one frame in flight; its FP16 on a CPU exists to check the graph",
         "fp32_fps": round(engine.fps, 3),
         "fp16_fps": round(run.fps, 3),
+    }
+
+
+def on_tensorrt(
+    name: RuntimeName,
+    subject: Subject,
+    expected: Expected,
+    engine: Run,
+    open_gpu: Callable[[], AnyDevice] = open_device,
+) -> dict[str, Any]:
+    """An FP32 plan of the same network beside the FP16 one; why not, where it does not run."""
+    options = GpuOptions(precision="fp32", gated=False, notify=say)
+    try:
+        with open_gpu_backend(name, subject.model, options, open_gpu) as single:
+            run_engine(single, subject.spec, expected.frames, 3)
+            run = run_engine(single, subject.spec, expected.frames, ENGINE_FRAMES)
+    except EngineError as error:
+        return {"kind": f"{name}: FP32 did not run ({error})"}
+    return {
+        "kind": f"{name}, one frame in flight; FP32 may take TF32 matrix units where there are any",
+        "fp32_fps": round(run.fps, 3),
+        "fp16_fps": round(engine.fps, 3),
     }
 
 

@@ -28,9 +28,6 @@ from engine.graph import build_graph
 from engine.models import Model
 from engine.plan import Plan, PlanKey, PlanRecord, Profile, read_plan, sha256_hex
 
-PRECISION: Precision = "fp16"
-"""Of every plan: a strongly typed network runs in the types of its ONNX."""
-
 
 def unheard(fraction: float, phase: str) -> bool:
     """Progress that nobody watches; never cancels."""
@@ -74,6 +71,8 @@ class PlanMaker:
     options: BuildOptions = field(default_factory=BuildOptions)
     timing_file: Path | None = None
     """Timings of earlier builds (full TensorRT only); None keeps none."""
+    precision: Precision = "fp16"
+    """Of the ONNX: a strongly typed network runs in its types. FP32 is for comparisons."""
     _graphs: dict[tuple[str, str, bool], bytes] = field(default_factory=dict)
 
     def graph(self, spec: LaneSpec) -> bytes:
@@ -81,7 +80,7 @@ class PlanMaker:
         wanted = (spec.format, spec.matrix, spec.full_range)
         if wanted not in self._graphs:
             self._graphs[wanted] = build_graph(
-                self.model, spec.format, PRECISION, spec.matrix, spec.full_range
+                self.model, spec.format, self.precision, spec.matrix, spec.full_range
             )
         return self._graphs[wanted]
 
@@ -91,7 +90,7 @@ class PlanMaker:
         dynamic = self.options.profile.minimum != self.options.profile.maximum
         keep = dynamic and self.options.profile.admits(spec.height, spec.width)
         profile = self.options.profile if keep else Profile.static(spec.height, spec.width)
-        return replace(self.options, format=spec.format, profile=profile)
+        return replace(self.options, format=spec.format, precision=self.precision, profile=profile)
 
     def key(self, spec: LaneSpec) -> PlanKey:
         """Everything that makes this plan another than the next."""
@@ -107,7 +106,7 @@ class PlanMaker:
             memory_gib=target.memory_gib,
             platform=f"{system()}-{machine()}".lower(),
             format=spec.format,
-            precision=PRECISION,
+            precision=self.precision,
             profile=options.profile,
             optimization_level=options.optimization_level,
             tiling_level=options.tiling_level,

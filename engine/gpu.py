@@ -16,6 +16,7 @@ from engine.backends.tensorrt_log import OnProgress
 from engine.backends.tensorrt_runtime import RuntimeName, TrtRuntime
 from engine.build import CachedPlans, PlanFile, PlanMaker, Target, slug, timing_path, unheard
 from engine.cache import Notify, PlanCache
+from engine.contract import Precision
 from engine.errors import BackendUnavailable
 from engine.models import Model, load_model
 from engine.plan import read_plan
@@ -40,6 +41,8 @@ class GpuOptions:
     reason: str = "asked for by name"
     threads: int | None = None
     """Cores that the gate's FP32 reference uses; None is all."""
+    precision: Precision = "fp16"
+    """Of the plans; FP32 is for comparisons."""
     gated: bool = True
     """False only for who runs the gate himself and wants its report of a bad plan too."""
 
@@ -132,7 +135,7 @@ def _with_model(
     if runtime.name == "tensorrt_rtx":
         kernels = cache.directory / f"rtx-{runtime.version}-{slug(facts.identity)}.cache"
         runtime = tensorrt_rtx.runtime(kernels)
-    maker = PlanMaker(runtime, model, Target.of(runtime, facts))
+    maker = PlanMaker(runtime, model, Target.of(runtime, facts), precision=options.precision)
     if runtime.name == "tensorrt":
         maker.timing_file = timing_path(cache, runtime, facts.name)
     plans = (

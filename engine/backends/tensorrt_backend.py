@@ -80,7 +80,7 @@ class TensorRtBackend:
             name=self._runtime.name,
             version=self._runtime.version,
             device=facts.name,
-            precision="fp16",
+            precision=plan.record.key.precision if plan else "fp16",
             model=self._model.name,
             onnx_sha256=plan.record.key.onnx_sha256 if plan else "",
             plan_sha256=plan.record.sha256 if plan else "",

@@ -22,7 +22,7 @@ from engine.backends.tensorrt_log import (
     log_of,
     progress_monitor,
 )
-from engine.contract import FrameFormat
+from engine.contract import FrameFormat, Precision
 from engine.errors import ContractError, EngineFault, OutOfMemory, PlanError
 from engine.plan import Profile, Size
 
@@ -53,6 +53,8 @@ class BuildOptions:
     """Limit of scratch memory; 0 is the runtime's own."""
     timing_cache: bytes | None = None
     """Timings of earlier builds; None builds without one, b"" begins one."""
+    precision: Precision = "fp16"
+    """Of the ONNX, which a strongly typed network runs in; FP32 is for comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def build_plan(
         said.clear()  # what the builder said about the machine is no verdict on the ONNX
         parsed = parser.parse(onnx_bytes)
         check_parsed(parser, parsed, said)
-        check_types(trt, network)
+        check_types(trt, network, options.precision)
         config = _configure(trt, builder, options)
         aim(config)
         cache = _timing_cache(config, options)
@@ -154,13 +156,14 @@ def check_parsed(
             raise ContractError(f"the ONNX draws a warning that is not allowed: {message.text}")
 
 
-def check_types(trt: Any, network: Any) -> None:
-    """Raises ContractError unless every convolution is FP16 throughout and uint8 meets only Casts.
+def check_types(trt: Any, network: Any, precision: Precision = "fp16") -> None:
+    """Raises ContractError unless convolutions are of one type throughout and uint8 meets Casts.
 
     In a strongly typed network these are the types that run: one FP32 convolution would halve the
     speed without any message.
     """
-    half, uint8 = trt.DataType.HALF, trt.DataType.UINT8
+    kind_of = {"fp16": trt.DataType.HALF, "fp32": trt.DataType.FLOAT}
+    wanted, uint8 = kind_of[precision], trt.DataType.UINT8
     convolutions = 0
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -169,11 +172,11 @@ def check_types(trt: Any, network: Any) -> None:
             convolutions += 1
             layer.__class__ = trt.IConvolutionLayer
             types = {**types, **_weight_types(trt, layer)}
-            odd = {name: str(kind) for name, kind in types.items() if kind != half}
+            odd = {name: str(kind) for name, kind in types.items() if kind != wanted}
             if odd:
                 raise ContractError(
-                    f"convolution {layer.name!r} is not FP16 throughout ({odd}): export with "
-                    "precision fp16"
+                    f"convolution {layer.name!r} is not {precision.upper()} throughout ({odd}): "
+                    f"export with precision {precision}"
                 )
         elif uint8 in types.values() and layer.type != trt.LayerType.CAST:
             raise ContractError(f"layer {layer.name!r} touches uint8, which only a Cast may do")

@@ -12,12 +12,16 @@ import jsonschema
 import numpy as np
 import pytest
 
-from bench.fps_cli import Found, bottleneck, main
+from bench.fps_cli import Found, Subject, bottleneck, main, on_tensorrt
 from bench.measure import Hasher, Run, distinct_frames, expect, run_pipeline
 from bench.proof import schema
 from engine.backends.base import Lane, LaneSpec
+from engine.backends.cuda_thread import AnyDevice
 from engine.backends.nearest import NearestBackend, NearestLane
+from engine.backends.tensorrt_runtime import RuntimeName
+from engine.errors import BackendUnavailable
 from engine.frames import Frame
+from engine.models import load_model
 
 ROOT = Path(__file__).parents[2]
 SPEC = LaneSpec(32, 32)
@@ -167,3 +171,17 @@ def test_the_bottleneck_is_the_stage_that_fills_the_time(
     stages: dict[str, float], expected: str
 ) -> None:
     assert bottleneck(Found(pipeline=run_of(**stages)), fps=100.0) == expected
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_where_an_fp32_plan_does_not_run_the_details_say_why(name: RuntimeName) -> None:
+    def no_gpu() -> AnyDevice:
+        raise BackendUnavailable("no GPU here")
+
+    engine = Run(frames=3, seconds=1.0)
+    with NearestBackend() as backend:
+        subject = Subject(backend, load_model("fast"), SPEC)
+        expected = expect(backend, SPEC, Hasher())
+        found = on_tensorrt(name, subject, expected, engine, no_gpu)
+    assert found["kind"].startswith(f"{name}: FP32 did not run (")
+    assert "fp32_fps" not in found

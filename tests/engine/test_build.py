@@ -87,6 +87,17 @@ def test_weights_of_the_same_name_get_another_plan(rtx: TrtRuntime, fast: Model)
     assert maker.key(SMALL) == PlanMaker(rtx, fast, T4).key(SMALL)
 
 
+def test_an_fp32_plan_is_another_plan_and_fp32_throughout(rtx: TrtRuntime, fast: Model) -> None:
+    half = PlanMaker(rtx, fast, Target("7.5"))
+    single = PlanMaker(rtx, fast, Target("7.5"), precision="fp32")
+    spec = LaneSpec(64, 64)
+    assert single.key(spec) != half.key(spec)
+    plan = single.make(spec)
+    assert plan.record.key.precision == "fp32"
+    with pytest.raises(ContractError, match="not FP32 throughout"):
+        build_plan(rtx.trt, half.graph(spec), single.options_for(spec))
+
+
 def with_one_fp32_convolution(onnx_bytes: bytes) -> bytes:
     """The graph with Casts around one convolution and FP32 weights in it: valid, and slow."""
     model = onnx.load_from_string(onnx_bytes)
