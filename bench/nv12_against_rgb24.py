@@ -120,6 +120,13 @@ def main(arguments: list[str] | None = None) -> int:
             Options, prog="bench/nv12_against_rgb24.py", args=words, description=__doc__
         ),
     )
+    if options.pictures is not None and not any((options.pictures / "HR").glob("*.png")):
+        print(
+            f"bench/nv12_against_rgb24.py: {options.pictures} has no HR/*.png; give a folder with HR "
+            "and LRbicx4 in it",
+            file=sys.stderr,
+        )
+        return 2
     model = load_model(options.model, allow_untrained=True)
     table = Table("", "rgb24", "nv12", "nv12 - rgb24", "rgb24 of 4:2:0", "nv12 - that")
     qualities: list[tuple[str, float, float, float]] = []
