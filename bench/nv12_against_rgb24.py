@@ -122,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if options.pictures is not None and not any((options.pictures / "HR").glob("*.png")):
         print(
-            f"bench/nv12_against_rgb24.py: {options.pictures} has no HR/*.png; give a folder with HR "
-            "and LRbicx4 in it",
+            f"bench/nv12_against_rgb24.py: {options.pictures} has no HR/*.png; give a folder with "
+            "HR and LRbicx4 in it",
             file=sys.stderr,
         )
         return 2
