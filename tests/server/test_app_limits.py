@@ -161,6 +161,11 @@ def test_too_many_pictures_at_once_get_503_and_a_time_to_come_back(server: LiveS
         assert client.post("/upscale", content=body).status_code == 200
 
 
+def spooled(data_dir: Path) -> set[str]:
+    """The requests that have files in the spool."""
+    return {path.name.split(".")[0] for path in (data_dir / "spool").iterdir()}
+
+
 def test_a_full_queue_refuses_before_the_body_and_keeps_the_connection(tmp_path: Path) -> None:
     settings = {"SR_WORKERS": "1", "SR_PICTURE_QUEUE": "1"}
     with live_server(tmp_path, "--host", "0.0.0.0", **settings) as server:
@@ -179,7 +184,9 @@ def test_a_full_queue_refuses_before_the_body_and_keeps_the_connection(tmp_path:
                     lambda: 'sr_queued{kind="picture"} 1.0' in client.get("/metrics").text,
                     "a queue",
                 )
-                spooled = len(list((server.data_dir / "spool").iterdir()))
+                # A picture is counted before its files are there.
+                wait_until(lambda: len(spooled(server.data_dir)) == 2, "both pictures on disk")
+                before = spooled(server.data_dir)
                 small = client.post("/upscale", content=png())
                 assert (small.status_code, small.json()["error"]["limit"]) == (503, 1)
                 assert int(small.headers["Retry-After"]) > 0
@@ -188,7 +195,7 @@ def test_a_full_queue_refuses_before_the_body_and_keeps_the_connection(tmp_path:
                 assert (large.status_code, large.headers["Connection"]) == (503, "close")
                 with server.client() as stranger:
                     assert stranger.post("/upscale", content=png()).status_code == 401
-                assert len(list((server.data_dir / "spool").iterdir())) == spooled
+                assert spooled(server.data_dir) == before
                 assert 'sr_requests_total{method="POST",route="/upscale",status="503"}' in (
                     client.get("/metrics").text
                 )
