@@ -11,6 +11,7 @@ const FIRST_WAIT_MS = 250; // before a broken connection is made again; then twi
 const LONGEST_WAIT_MS = 4000;
 const QUIET_MS = 45_000; // the events of a job have a heartbeat every 15 s
 const PASSING = [429, 502, 503, 504]; // of a server, or a proxy before it, that will answer otherwise
+const STAGES = ["decode", "convert", "upscale", "encode"]; // in the order of the work; others follow
 const ASK_KEY = "This server needs a key: enter it above.";
 const SILENT = "The server does not answer.";
 
@@ -463,7 +464,9 @@ function split() {
 
 function showStages(stages) {
   const longest = Math.max(...Object.values(stages), 0.001);
-  $("stages").replaceChildren(...Object.entries(stages).flatMap(([name, ms]) => {
+  const names = new Set([...STAGES.filter((name) => name in stages), ...Object.keys(stages)]);
+  $("stages").replaceChildren(...[...names].flatMap((name) => {
+    const ms = stages[name];
     const bar = Object.assign(document.createElement("dd"), { className: "bar" });
     bar.style.setProperty("--share", `${(100 * ms) / longest}%`);
     return [text("dt", name), bar, text("dd", `${ms.toFixed(ms < 10 ? 1 : 0)} ms`)];

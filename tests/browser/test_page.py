@@ -85,6 +85,8 @@ def test_a_video_is_watched_compared_and_downloaded(page: playwright.Page, data:
     assert preview.value.headers["content-type"] == "image/jpeg"
     playwright.expect(page.locator("#result-title")).to_contain_text("1024 × 1024, 41 frames")
     assert re.search(r"\d+ of 41 frames · [\d.]+ fps · \d+ s left", page.evaluate("seen.join()"))
+    stages = page.locator("#stages dt")
+    playwright.expect(stages).to_have_text(["decode", "convert", "upscale", "encode"])
     films = page.locator("#pair video")
     playwright.expect(films).to_have_count(2)
     ready = "[...document.querySelectorAll('#pair video')].every((film) => film.readyState >= 2)"
