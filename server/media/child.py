@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -178,6 +179,27 @@ def error_message(error: MediaError | EncodeError) -> Message:
     if isinstance(error, MediaError):
         message |= {"code": error.code, "limit": error.limit, "actual": error.actual}
     return message
+
+
+@contextmanager
+def errors_reported(answers: int, deed: str) -> Iterator[None]:
+    """Sends what the body raises to the parent: the outermost edge of a child that parses.
+
+    Args:
+        answers: the descriptor of the answers.
+        deed: what is done to the video: ``decoded``.
+    """
+    try:
+        yield
+    except MediaError as error:
+        send(answers, error_message(error))
+    except MemoryError:
+        text = f"The video needs more memory to be {deed} than is allowed."
+        send(answers, error_message(UnusableMedia(text, code="too_much_memory")))
+    # Whatever else a parser of user bytes throws is the file's.
+    except Exception as error:
+        text = f"The video cannot be {deed} ({type(error).__name__}); it may be damaged."
+        send(answers, error_message(UnusableMedia(text, code="corrupt")))
 
 
 def error_from_message(message: Message) -> MediaError | EncodeError:

@@ -16,11 +16,11 @@ from pathlib import Path
 import av
 from av.video.frame import VideoFrame
 
-from server.media.child import error_message
+from server.media.child import errors_reported
 from server.media.colour import RGB_RANGE, SWSCALE_FLAGS
 from server.media.decoding import Job, Timed, Wanted, nothing_error, seek_to, timed_frames
 from server.media.description import alpha_error, colour_of, describe
-from server.media.errors import MediaError, UnsupportedMedia, UnusableMedia
+from server.media.errors import UnsupportedMedia, UnusableMedia
 from server.media.key_frames import scan
 from server.media.limits import Limits
 from server.media.open import (
@@ -41,17 +41,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     inbox = Inbox(0)
     av.logging.set_level(None)
-    try:
+    with errors_reported(answers, "decoded"):
         _run(inbox, _Outlet(inbox, answers, memory_fd), cut_off)
-    except MediaError as error:
-        send(answers, error_message(error))
-    except MemoryError:
-        text = "Decoding this video needs more memory than is allowed."
-        send(answers, error_message(UnusableMedia(text, code="too_much_memory")))
-    # The outermost edge of the child: whatever else a parser of user bytes throws is the file's.
-    except Exception as error:
-        text = f"The video cannot be decoded ({type(error).__name__}); it may be damaged."
-        send(answers, error_message(UnusableMedia(text, code="corrupt")))
 
 
 def _run(inbox: Inbox, outlet: _Outlet, cut_off: dict[str, bool]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import av
 from av.container import OutputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -38,6 +39,21 @@ class PictureSpec:
     colour: Colour
     sample_aspect_ratio: Fraction | None
     display_matrix: tuple[int, ...] | None
+
+    def describe(self, context: VideoCodecContext) -> None:
+        """Tells an encoder, or a stream's header, how its pixels are to be shown."""
+        context.colorspace = self.colour.matrix
+        context.color_range = self.colour.swscale_range
+        context.color_primaries = self.colour.primaries
+        context.color_trc = self.colour.transfer
+        if self.sample_aspect_ratio is not None:
+            context.sample_aspect_ratio = self.sample_aspect_ratio
+
+    def describe_stream(self, stream: VideoStream) -> None:
+        """The same of a stream, which also knows how it is turned."""
+        self.describe(stream.codec_context)
+        if self.display_matrix is not None:
+            stream.set_display_matrix(self.display_matrix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +104,7 @@ class PictureEncoder:
         stream.time_base = spec.time_base
         context.options = dict(spec.options)
         context.flags |= FRAME_DURATION_FLAG
-        context.colorspace = picture.colour.matrix
-        context.color_range = picture.colour.swscale_range
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        if picture.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = picture.sample_aspect_ratio
-        if picture.display_matrix is not None:
-            stream.set_display_matrix(picture.display_matrix)
+        picture.describe_stream(stream)
         return stream
 
     def encode(self, slot: memoryview, pts: int, duration: int) -> list[Packet[VideoStream]]:

@@ -64,15 +64,7 @@ class Joiner:
             self._extradata = template.codec_context.extradata
             self.stream: VideoStream = output.add_stream_from_template(template, opaque=True)
         self.stream.time_base = self._time_base
-        context = self.stream.codec_context
-        context.colorspace = picture.colour.matrix
-        context.color_range = picture.colour.swscale_range
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        if picture.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = picture.sample_aspect_ratio
-        if picture.display_matrix is not None:
-            self.stream.set_display_matrix(picture.display_matrix)
+        picture.describe_stream(self.stream)
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """Every packet with its final times, ready to be muxed.

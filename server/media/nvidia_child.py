@@ -17,9 +17,9 @@ from typing import Any
 import av
 from av.packet import Packet
 
-from server.media.child import error_message
+from server.media.child import errors_reported
 from server.media.decoding import Job, Wanted, seek_to
-from server.media.errors import MediaError, UnusableMedia
+from server.media.errors import UnusableMedia
 from server.media.limits import Limits
 from server.media.open import choose_video, open_container
 from server.media.sandbox import confine, isolate, limit
@@ -34,17 +34,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     inbox = Inbox(0)
     av.logging.set_level(None)
-    try:
+    with errors_reported(answers, "read"):
         _run(inbox, answers, memory_fd)
-    except MediaError as error:
-        send(answers, error_message(error))
-    except MemoryError:
-        text = "Reading this video needs more memory than is allowed."
-        send(answers, error_message(UnusableMedia(text, code="too_much_memory")))
-    # The outermost edge of the child: whatever else a parser of user bytes throws is the file's.
-    except Exception as error:
-        text = f"The video cannot be read ({type(error).__name__}); it may be damaged."
-        send(answers, error_message(UnusableMedia(text, code="corrupt")))
 
 
 def _run(inbox: Inbox, answers: int, memory_fd: int) -> None:

@@ -91,12 +91,7 @@ class DlpackEncoding:
         context.time_base, context.framerate = spec.time_base, spec.rate or Fraction(25)
         context.options = dict(spec.options)
         context.flags |= FRAME_DURATION_FLAG
-        context.colorspace = picture.colour.matrix
-        context.color_range = picture.colour.swscale_range
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        if picture.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = picture.sample_aspect_ratio
+        picture.describe(context)
         self._context = context
 
     def encode(self, frame: DeviceNv12, pts: int, duration: int) -> list[Packet[VideoStream]]:

@@ -56,15 +56,7 @@ class PacketStream:
                 f"({type(error).__name__}); use --codec libx264."
             ) from error
         self.stream.time_base = time_base
-        context = self.stream.codec_context
-        context.colorspace = picture.colour.matrix
-        context.color_range = picture.colour.swscale_range
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        if picture.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = picture.sample_aspect_ratio
-        if picture.display_matrix is not None:
-            self.stream.set_display_matrix(picture.display_matrix)
+        picture.describe_stream(self.stream)
 
     def packet(self, data: bytes, message: dict[str, Any]) -> Packet[VideoStream]:
         """A packet with the times that came with it."""
