@@ -51,6 +51,8 @@ PICTURE = ROOT / "tests" / "data" / "pictures" / "skyline.png"
 MOST_OTHERS_CPU = 0.1
 """Share of all cores that other programs may use while times are judged."""
 QUIET_TURNS = 4
+SETTLE_SECONDS = 10.0
+"""For a server to let go of what its last clients held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,26 @@ def others_seconds() -> dict[tuple[int, float], float]:
     return found
 
 
+async def descriptors_above(before: int, url: str) -> int:
+    """What the server keeps open: what was closed on our side ends on theirs in a moment."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while (left := int(await metric_of(url, "process_open_fds")) - before) > 0:
+        if time.monotonic() > until:
+            return left
+        await asyncio.sleep(0.1)
+    return 0
+
+
+async def files_in(folder: Path) -> int:
+    """What stays in it: an answer is read before its files are removed."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while left := len(list(folder.iterdir())):
+        if time.monotonic() > until:
+            return left
+        await asyncio.sleep(0.1)
+    return 0
+
+
 async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     """More pictures in flight than the queue takes, for as long as was asked."""
     url, measured = server.url, Measured()
@@ -134,8 +156,6 @@ async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any
     askers = [ask_pictures(url, picture, until, measured) for _ in range(options.in_flight)]
     await asyncio.gather(ask_livez(url, until, measured), watch_own_lag(until, measured), *askers)
     cpu = server.cpu_seconds() - cpu
-    await asyncio.sleep(1)  # sockets that were closed on our side end on theirs
-    after = int(await metric_of(url, "process_open_fds"))
     lag = await metric_of(url, 'sr_loop_lag_seconds{window="max"}')
     made, rejected = measured.statuses[200], measured.statuses[503]
     others = sum(measured.statuses.values()) - made - rejected + measured.no_answers
@@ -152,7 +172,7 @@ async def overload(server: Server, options: argparse.Namespace) -> dict[str, Any
         "http_cpu_ms_per_request": round(cpu / max(1, made + rejected) * 1e3, 2),
         "memory_mb_per_minute": slope_mb_per_minute(measured.memory),
         "memory_mb_at_quarters": at_quarters(measured.memory),
-        "descriptors_left": max(0, after - before),
+        "descriptors_left": await descriptors_above(before, url),
     }
 
 
@@ -183,8 +203,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             await ask_in_turn(server.url, picture, 10)
             found = await overload(server, options)
             found |= await beside_slow_headers(server, options)
-            spool = folder / "load" / "spool"
-            found["spool_files_left"] = len(list(spool.iterdir()))
+            found["spool_files_left"] = await files_in(folder / "load" / "spool")
         against = await compare(
             PICTURE.read_bytes(),
             folder,

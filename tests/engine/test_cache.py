@@ -358,7 +358,11 @@ good = {e.record.key.digest: e.record.sha256 for e in PlanCache.open(directory /
 assert len(good) == 2
 kills, killed = 0, directory / "killed"
 while kills < 50:
-    kills += in_child(killed, chance.uniform(0.002, 0.8 * whole))
+    is_anew, began = not list(killed.glob("*.plan.json")), time.monotonic()
+    if in_child(killed, chance.uniform(0.002, 0.8 * whole)):
+        kills += 1
+    elif is_anew:  # the machine was busy when the whole was timed: or hardly any would be killed
+        whole = min(whole, time.monotonic() - began)
     for entry in PlanCache.open(killed, lambda message: None).entries():
         if entry.record and entry.record.sha256 != good[entry.record.key.digest]:
             sys.exit("a killed build left a plan that is not the one that a whole build makes")

@@ -221,4 +221,5 @@ def test_many_frames_and_lanes_leave_no_memory_behind() -> None:
         assert process.num_threads() == threads
     # The working memory of one plan alone is over 4 MB.
     assert grown < 8 << 20
-    assert process.num_threads() < threads
+    # The kernel counts a thread that was joined for a moment longer.
+    wait_until(lambda: process.num_threads() < threads, "threads that have ended")

@@ -105,25 +105,17 @@ class _Commands:
 def _in_fork(path: str, answers: int) -> None:
     """Never returns."""
     from server.media import decode_child
+    from server.media.child import errors_reported
     from server.media.decode import DecodeOptions
-    from server.media.errors import MediaError, UnusableMedia
     from server.media.limits import Limits
-    from server.media.wire import send
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = os.memfd_create("frames")
     os.ftruncate(memory, _RING_BYTES)
     options = DecodeOptions(Limits(), formats=("nv12", "rgb24"))
     inbox: Any = _Commands(asdict(options) | {"source": path})
-    try:
+    with errors_reported(answers, "decoded"):
         decode_child._run(inbox, decode_child._Outlet(inbox, answers, memory), {})
-    except MediaError as error:
-        send(answers, decode_child.error_message(error))
-    except MemoryError:
-        send(answers, decode_child.error_message(UnusableMedia("x", code="too_much_memory")))
-    except Exception as error:  # as at the edge of the real child
-        text = type(error).__name__
-        send(answers, decode_child.error_message(UnusableMedia(text, code="corrupt")))
     os._exit(0)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,11 +132,38 @@ def pixels_of(picture: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(picture)))
 
 
+def workers_of(parent: int) -> list[psutil.Process]:
+    """The engine workers of the server with this process id; also of ``gated_server``."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.Error):  # one that has just ended
+            if not {"server.workers", "--worker"}.isdisjoint(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def kill_workers(parent: int) -> list[psutil.Process]:
     """Kills the engine workers of the server with this process id, and names them."""
-    children = psutil.Process(parent).children()
-    workers = [child for child in children if "server.workers" in child.cmdline()]
+    workers = workers_of(parent)
     assert workers
     for worker in workers:
         worker.kill()
     return workers
+
+
+@contextmanager
+def suspended_workers(server: LiveServer) -> Iterator[None]:
+    """Nothing is made while the block runs: the workers take what they are given and stand still.
+
+    The server must be ready: a worker that starts later is not suspended.
+    """
+    workers = workers_of(server.process.pid)
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.resume()

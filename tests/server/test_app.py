@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server.live import LiveServer, live_server, pixels_of, png, wait_ready, wait_until
+from tests.server.live import (
+    DEADLINE_SECONDS,
+    LiveServer,
+    live_server,
+    pixels_of,
+    png,
+    wait_ready,
+    wait_until,
+)
 
 LIMITS = {
     "SR_MAX_PICTURE_BYTES": "20000",
@@ -24,8 +32,6 @@ LIMITS = {
     "SR_MAX_PICTURE_SIDE": "100",
     "SR_MAX_VIDEO_BYTES": "1000000",
     "SR_MAX_VIDEO_FRAMES": "41",
-    "SR_HEADER_SECONDS": "2",
-    "SR_BODY_IDLE_SECONDS": "1",
 }
 
 CLIP_HEAD = b"\0\0\0\x18ftypisom" + bytes(100)
@@ -226,7 +232,7 @@ def test_a_body_that_is_far_too_large_is_refused_before_it_is_sent(server: LiveS
 
 def test_a_client_that_sends_first_and_reads_later_sees_the_refusal(server: LiveServer) -> None:
     with socket.create_connection(_address(server)) as connection:
-        connection.settimeout(10)
+        connection.settimeout(DEADLINE_SECONDS)
         head = "POST /upscale HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 8000000\r\n\r\n"
         connection.sendall(head.encode() + bytes(8_000_000))
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
@@ -270,20 +276,21 @@ def test_a_damaged_video_is_refused_before_the_200(client: httpx.Client, clip: b
     error_of(unknown, 415, "unsupported_codec")
 
 
-def test_silent_sockets_are_closed_and_slow_bodies_get_408(server: LiveServer) -> None:
-    with socket.create_connection(_address(server)) as silent:
-        silent.settimeout(10)
-        assert silent.recv(1) == b""
-    with socket.create_connection(_address(server)) as dripping:
-        dripping.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-        dripping.settimeout(10)
-        assert dripping.recv(1) == b""
-    with socket.create_connection(_address(server)) as slow:
-        slow.settimeout(10)
+def test_silent_sockets_are_closed_and_slow_bodies_get_408(tmp_path: Path) -> None:
+    # A server of its own: the other tests must not be late for it.
+    limits = {"SR_HEADER_SECONDS": "2", "SR_BODY_IDLE_SECONDS": "0.5"}
+    with live_server(tmp_path, **limits) as server, contextlib.ExitStack() as stack:
+        silent, dripping, slow = (
+            stack.enter_context(socket.create_connection(_address(server), DEADLINE_SECONDS))
+            for _ in range(3)
+        )
         slow.sendall(
             b"POST /upscale HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf"
         )
+        dripping.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        for connection in (silent, dripping):
+            assert connection.recv(1) == b""
 
 
 def test_other_hosts_and_other_origins_are_refused(client: httpx.Client) -> None:

@@ -52,7 +52,7 @@ def test_a_job_from_estimate_to_deletion(client: Client, tmp_path: Path, data: P
     assert client.preview(job["id"]).startswith(b"\xff\xd8\xff")
     client.fetch(job["id"], tmp_path / "out.mp4")
     link = client.link(job["id"], seconds=60)
-    with httpx.Client(trust_env=False) as stranger:
+    with httpx.Client(trust_env=False, timeout=DEADLINE_SECONDS) as stranger:
         assert stranger.get(link["url"]).content == (tmp_path / "out.mp4").read_bytes()
         assert stranger.get(link["playlist"]).text.startswith("#EXTM3U")
     assert client.link(job["id"])["expires"] > link["expires"]

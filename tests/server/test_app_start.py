@@ -12,11 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from server.access import hash_key
-from tests.server.live import environment, kill_workers, live_server, png, wait_ready, wait_until
+from tests.server.gate import gated_server
+from tests.server.live import (
+    DEADLINE_SECONDS,
+    environment,
+    kill_workers,
+    live_server,
+    png,
+    wait_ready,
+    wait_until,
+    workers_of,
+)
+from tests.server.media.clips import Clip, write_clip
 
 
 def start(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -105,7 +115,7 @@ def test_sigterm_lets_a_video_finish_and_exits_with_0(tmp_path: Path, data: Path
             server.process.terminate()
             body = b"".join(answer.iter_raw())
         assert body[-4:] != b""
-        assert server.process.wait(40) == 0
+        assert server.process.wait(DEADLINE_SECONDS) == 0
         assert not list((tmp_path / "spool").iterdir())
     with live_server(tmp_path) as server, server.client() as client:
         job = client.get(f"/jobs/{answer.headers['X-SR-Job']}").json()
@@ -115,11 +125,7 @@ def test_sigterm_lets_a_video_finish_and_exits_with_0(tmp_path: Path, data: Path
 def test_work_that_never_ends_is_given_the_grace_time_and_no_more(tmp_path: Path) -> None:
     with live_server(tmp_path, SR_STOP_SECONDS="1") as server:
         wait_ready(server)
-        worker = next(
-            child
-            for child in psutil.Process(server.process.pid).children()
-            if "server.workers" in child.cmdline()
-        )
+        (worker,) = workers_of(server.process.pid)
         worker.suspend()
         with ThreadPoolExecutor(1) as threads, server.client() as client:
             ask = threads.submit(client.post, "/upscale", content=png())
@@ -132,16 +138,16 @@ def test_work_that_never_ends_is_given_the_grace_time_and_no_more(tmp_path: Path
         assert not worker.is_running()
 
 
-def test_a_video_that_fails_after_its_200_ends_abnormally(tmp_path: Path, data: Path) -> None:
-    clip = (data / "demo" / "city_256x256.mp4").read_bytes()
-    with live_server(tmp_path) as server:
-        wait_ready(server)
+def test_a_video_that_fails_after_its_200_ends_abnormally(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip", Clip(frames=400)).read_bytes()
+    with gated_server(tmp_path, 100) as gate:
+        server = gate.server
         with (
             server.client() as client,
-            client.stream("POST", "/upscale?quality=1", content=clip) as answer,
+            client.stream("POST", "/upscale", content=clip) as answer,
         ):
             assert answer.status_code == 200
-            kill_workers(server.process.pid)
+            gate.kill_worker()
             with pytest.raises(httpx.RemoteProtocolError):
                 answer.read()
         with server.client() as client:

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from websockets.sync.client import connect
 
-from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until
+from tests.server.live import LiveServer, live_server, png, wait_ready, wait_until, workers_of
 from tests.server.media.clips import Clip, write_clip
 
 Ask = Callable[[LiveServer, Path], int]
@@ -63,8 +62,7 @@ def test_what_a_dead_worker_never_began_is_done_by_the_next(
             return shown
 
         wait_until(lambda: states() == ["idle"], "an idle worker")
-        children = psutil.Process(server.process.pid).children()
-        (worker,) = [child for child in children if "server.workers" in child.cmdline()]
+        (worker,) = workers_of(server.process.pid)
         worker.suspend()  # as one that is dead and not yet seen to be: it takes what it is given
         asked = thread.submit(ask, server, tmp_path)
         wait_until(lambda: states() == ["busy"], "work in the hands of the worker")

@@ -114,7 +114,7 @@ IN_ONE_GO: dict[str, tuple[str, ...]] = {
 """Tests that go from below the limit to above it by themselves."""
 
 ONLY_OVER: dict[str, str] = {
-    "live_idle_seconds": "test_live_server.test_the_example_a_trained_network_idleness_and_a_stop",
+    "live_idle_seconds": "test_live_server.test_a_stream_without_frames_is_ended",
     "header_seconds": "test_app.test_silent_sockets_are_closed_and_slow_bodies_get_408",
     "body_idle_seconds": "test_app.test_silent_sockets_are_closed_and_slow_bodies_get_408",
     "queue_seconds": "test_limits.test_who_waits_too_long_for_a_worker_is_told_to_come_back",

@@ -19,12 +19,13 @@ import httpx
 import pytest
 
 from tests.reliability.figures import record
+from tests.server.gate import gated_server
 from tests.server.live import (
     LiveServer,
     environment,
-    kill_workers,
     live_server,
     png,
+    suspended_workers,
     wait_ready,
     wait_until,
 )
@@ -59,13 +60,12 @@ def submit(client: httpx.Client, clip: bytes, query: str = "", **headers: str) -
 
 
 def finished(client: httpx.Client, job_id: str) -> Json:
-    name, job = events(client, job_id)[-1]
+    *_, (name, job) = events(client, job_id)
     assert name == "end"
     return job
 
 
-def events(client: httpx.Client, job_id: str) -> list[tuple[str, Json]]:
-    found = []
+def events(client: httpx.Client, job_id: str) -> Iterator[tuple[str, Json]]:
     with client.stream("GET", f"/jobs/{job_id}/events") as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         name = ""
@@ -73,13 +73,23 @@ def events(client: httpx.Client, job_id: str) -> list[tuple[str, Json]]:
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
             elif line.startswith("data: "):
-                found.append((name, json.loads(line.removeprefix("data: "))))
-    return found
+                yield name, json.loads(line.removeprefix("data: "))
 
 
-def test_a_job_is_watched_to_its_end_and_fetched(client: httpx.Client, clip: bytes) -> None:
-    job = submit(client, clip, "height=512")
-    heard = events(client, job["id"])
+def test_a_job_is_watched_to_its_end_and_fetched(tmp_path: Path, clip: bytes) -> None:
+    with gated_server(tmp_path, 20) as gate, gate.server.client() as client:
+        job = submit(client, clip, "height=512")
+        heard = []
+        for name, seen in events(client, job["id"]):
+            told = any(each["fps"] for _, each in heard)
+            heard.append((name, seen))
+            if seen["fps"] and not told:  # until then it could be done before anybody looks
+                gate.tell()
+        _check_job(client, job, heard)
+
+
+def _check_job(client: httpx.Client, job: Json, heard: list[tuple[str, Json]]) -> None:
+    """It was heard of until it was done, and all of it can be had."""
     assert heard[-1][0] == "end"
     assert {name for name, _ in heard[:-1]} == {"progress"}
     frames = [seen["frames"] for _, seen in heard]
@@ -185,19 +195,19 @@ def test_the_same_key_gives_the_same_job_and_another_body_is_refused(
     finished(client, jobs[0]["id"])
 
 
-def test_a_cancelled_job_stops_and_a_deleted_one_is_gone(
-    client: httpx.Client, server: LiveServer, clip: bytes
-) -> None:
-    job = submit(client, clip, "quality=1")
-    wait_until(lambda: client.get(f"/jobs/{job['id']}").json()["frames"] > 0, "the first frame")
-    stopped = client.post(f"/jobs/{job['id']}/cancel").json()
-    assert stopped["state"] == "cancelled"
-    assert client.post(f"/jobs/{job['id']}/cancel").status_code == 409
-    assert client.get(f"/jobs/{job['id']}/result").status_code == 409
-    wait_until(lambda: set(client.get("/readyz").json()["workers"]) == {"idle"}, "idle workers")
-    assert client.delete(f"/jobs/{job['id']}").status_code == 204
-    assert client.get(f"/jobs/{job['id']}").status_code == 404
-    assert not (server.data_dir / "jobs" / job["id"]).exists()
+def test_a_cancelled_job_stops_and_a_deleted_one_is_gone(tmp_path: Path, clip: bytes) -> None:
+    with gated_server(tmp_path, 20) as gate, gate.server.client() as client:
+        job = submit(client, clip, "quality=1")
+        wait_until(lambda: client.get(f"/jobs/{job['id']}").json()["frames"] > 0, "the first frame")
+        gate.tell(b"left")  # the engine goes on when it has been told to stop
+        stopped = client.post(f"/jobs/{job['id']}/cancel").json()
+        assert stopped["state"] == "cancelled"
+        assert client.post(f"/jobs/{job['id']}/cancel").status_code == 409
+        assert client.get(f"/jobs/{job['id']}/result").status_code == 409
+        wait_until(lambda: client.get("/readyz").json()["workers"] == ["idle"], "an idle worker")
+        assert client.delete(f"/jobs/{job['id']}").status_code == 204
+        assert client.get(f"/jobs/{job['id']}").status_code == 404
+        assert not (gate.server.data_dir / "jobs" / job["id"]).exists()
 
 
 def test_a_dry_run_estimates_and_keeps_nothing(
@@ -283,11 +293,13 @@ def test_the_limit_of_unfinished_jobs(
 ) -> None:
     with live_server(tmp_path, SR_JOBS_PER_KEY=limit) as server, server.client() as client:
         wait_ready(server)
-        jobs = [submit(client, clip, "quality=1") for _ in range(2)]
-        refused = client.post("/jobs", content=clip)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
-        client.post(f"/jobs/{jobs[0]['id']}/cancel")
-        submit(client, clip, "height=64")
+        with suspended_workers(server):  # neither is done before the third one comes
+            jobs = [submit(client, clip) for _ in range(2)]
+            refused = client.post("/jobs", content=clip)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+            # The second one is in no worker's hands, which would have to let go of it.
+            assert client.post(f"/jobs/{jobs[1]['id']}/cancel").json()["state"] == "cancelled"
+            submit(client, clip, "height=64")
 
 
 def test_a_picture_and_a_broken_video_are_no_jobs(client: httpx.Client, clip: bytes) -> None:
@@ -313,18 +325,18 @@ def segments_of(server: LiveServer, job: Json) -> int:
 
 
 def test_jobs_survive_kills_and_give_the_same_frames(tmp_path: Path, clip: bytes) -> None:
-    settings = {"SR_WORKERS": "1", "SR_SEGMENT_SECONDS": "0.2"}
-    with live_server(tmp_path, **settings) as server, server.client() as client:
-        wait_ready(server)
-        whole = finished(client, submit(client, clip, "height=768")["id"])
-        expected = client.get(f"/jobs/{whole['id']}/result").content
+    settings = {"SR_SEGMENT_SECONDS": "0.2"}
+    with gated_server(tmp_path, 20, **settings) as gate, gate.server.client() as client:
         cut = submit(client, clip, "height=768")
         waiting = submit(client, clip, "height=64")
-        wait_until(lambda: segments_of(server, cut) >= 1, "a segment")
-        kill_workers(server.process.pid)
-        wait_until(lambda: segments_of(server, cut) >= 3, "more segments")
-        server.stop(signal.SIGKILL)  # everything dies
-    with live_server(tmp_path, **settings) as server, server.client() as client:
+        wait_until(lambda: segments_of(gate.server, cut) >= 1, "a segment")
+        gate.kill_worker()
+        wait_until(lambda: segments_of(gate.server, cut) >= 3, "more segments")
+        gate.wait_reached()
+        gate.server.stop(signal.SIGKILL)  # everything dies
+    with live_server(tmp_path / "data", **settings) as server, server.client() as client:
+        whole = finished(client, submit(client, clip, "height=768")["id"])
+        expected = client.get(f"/jobs/{whole['id']}/result").content
         for job in (cut, waiting):
             again = finished(client, job["id"])
             assert (again["state"], again["frames"]) == ("done", 41), again
@@ -335,28 +347,25 @@ def test_jobs_survive_kills_and_give_the_same_frames(tmp_path: Path, clip: bytes
 
 
 def test_sigterm_leaves_a_running_job_for_the_next_start(tmp_path: Path, clip: bytes) -> None:
-    settings = {"SR_WORKERS": "1", "SR_SEGMENT_SECONDS": "0.2"}
-    with live_server(tmp_path, **settings) as server, server.client() as client:
-        wait_ready(server)
+    settings = {"SR_SEGMENT_SECONDS": "0.2"}
+    with gated_server(tmp_path, 20, **settings) as gate, gate.server.client() as client:
         job = submit(client, clip)
-        wait_until(lambda: segments_of(server, job) >= 1, "a segment")
-        assert server.stop() == 0
-    with live_server(tmp_path, **settings) as server, server.client() as client:
+        wait_until(lambda: segments_of(gate.server, job) >= 1, "a segment")
+        gate.tell(b"left")  # the engine goes on when it has been told to stop
+        assert gate.server.stop() == 0
+    with live_server(tmp_path / "data", **settings) as server, server.client() as client:
         again = finished(client, job["id"])
         assert (again["state"], again["frames"]) == ("done", 41)
         assert "resumed after" in str(again["manifest"]["warnings"])
 
 
 def test_a_job_that_kills_every_worker_fails_and_others_go_on(tmp_path: Path, clip: bytes) -> None:
-    with live_server(tmp_path, SR_WORKERS="1") as server, server.client() as client:
-        wait_ready(server)
-        job = submit(client, clip, "quality=1")
+    with gated_server(tmp_path, 5) as gate, gate.server.client() as client:
+        job = submit(client, clip)
         for _ in range(3):
-            wait_until(
-                lambda: client.get("/readyz").json()["workers"] == ["busy"], "the job on a worker"
-            )
-            kill_workers(server.process.pid)
-            wait_until(lambda: client.get("/readyz").json()["workers"] != ["busy"], "a dead worker")
+            gate.kill_worker()  # in the middle of it: one that has not begun would not count
         failed = finished(client, job["id"])
         assert (failed["state"], failed["error"]["code"]) == ("failed", "engine_failed")
-        assert finished(client, submit(client, clip, "height=64")["id"])["state"] == "done"
+        other = submit(client, clip, "height=64")
+        gate.tell()
+        assert finished(client, other["id"])["state"] == "done"

@@ -9,26 +9,39 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from engine.backends.nearest import enlarge
 from engine.frames import Bytes, Nv12
 from engine.gate_frames import to_nv12, to_rgb24
 from server.access import hash_key
 from server.live.wire import HEADER_BYTES, AnswerHeader
-from tests.server.live import LiveServer, kill_workers, live_server, wait_ready, wait_until
+from tests.server.live import (
+    DEADLINE_SECONDS,
+    LiveServer,
+    kill_workers,
+    live_server,
+    suspended_workers,
+    wait_ready,
+    wait_until,
+)
+from tests.server.live_client import (
+    END,
+    Json,
+    drain,
+    first_answer,
+    hello,
+    open_stream,
+    send_all,
+)
 
-Json = dict[str, Any]
 KEYS = {"first": "k-one", "second": "k-two", "third": "k-three"}
-END = json.dumps({"type": "end"})
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +61,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SR_REQUEST_BURST": "1000",
     }
     with live_server(folder, **settings) as running:
-        wait_ready(running)
+        with running.client() as client:
+            wait_until(partial(are_idle, client), "idle workers")
         yield running
+
+
+def are_idle(client: httpx.Client) -> bool:
+    return bool(client.get("/readyz").json()["workers"] == ["idle"] * 3)
 
 
 def are_open(client: httpx.Client, streams: int) -> bool:
@@ -65,43 +83,6 @@ def streams_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None
         running: LiveServer = request.getfixturevalue("server")
         with running.client(headers={"X-API-Key": "k-one"}) as client:
             wait_until(partial(are_open, client, 0), "no stream open")
-
-
-def open_stream(server: LiveServer, query: str = "", **options: Any) -> ClientConnection:
-    key = options.pop("key", "k-one")
-    headers = {} if key is None else {"X-API-Key": key}
-    url = server.url.replace("http", "ws") + f"/stream?{query}"
-    headers.update(options.pop("headers", {}))
-    return connect(url, additional_headers=headers, max_size=None, proxy=None, **options)
-
-
-def send_all(stream: ClientConnection, *messages: str | bytes) -> None:
-    """Sends as much as the server takes: it may have refused the first already."""
-    with contextlib.suppress(ConnectionClosed):
-        for message in messages:
-            stream.send(message)
-
-
-def hello(stream: ClientConnection) -> Json:
-    while (message := json.loads(stream.recv(80)))["type"] == "waiting":
-        pass
-    assert message["type"] == "hello", message
-    return message
-
-
-def drain(stream: ClientConnection) -> tuple[list[tuple[AnswerHeader, bytes]], list[Json], int]:
-    """(answers, texts, close code) of everything until the end."""
-    answers, texts = [], []
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            message = stream.recv(30)
-            if isinstance(message, str):
-                texts.append(json.loads(message))
-            else:
-                answers.append((AnswerHeader.unpack(message), message[HEADER_BYTES:]))
-    code = stream.close_code
-    assert code is not None
-    return answers, texts, code
 
 
 def noise(count: int, width: int, height: int) -> list[Bytes]:
@@ -228,8 +209,10 @@ def test_latest_answers_the_newest_frame_and_counts_what_it_dropped(server: Live
 def test_a_wrong_message_ends_the_stream_with_the_error_form(
     server: LiveServer, query: str, messages: list[str | bytes], code: str, status: int
 ) -> None:
-    with open_stream(server, query) as stream:
-        send_all(stream, *messages)
+    with contextlib.ExitStack() as stack:
+        with suspended_workers(server):  # none has ended a stream before its last message is sent
+            stream = stack.enter_context(open_stream(server, query))
+            send_all(stream, *messages)
         _, texts, closed = drain(stream)
     error = texts[-1]["error"]
     assert closed == 4000 + status, texts
@@ -315,8 +298,7 @@ def test_a_client_that_leaves_frees_its_worker_and_leaves_nothing(server: LiveSe
         with server.client(headers={"X-API-Key": "k-one"}) as client:
             wait_until(partial(are_open, client, 0), "no stream open")
     with server.client(headers={"X-API-Key": "k-one"}) as client:
-        idle = ["idle"] * 3
-        wait_until(lambda: client.get("/readyz").json()["workers"] == idle, "idle workers")
+        wait_until(partial(are_idle, client), "idle workers")
         text = client.get("/metrics").text
         assert client.get("/limits").json()["max_live_pixels"]["value"] == 1024
     assert 'sr_live_frames_total{outcome="answered"}' in text
@@ -363,8 +345,18 @@ def example_of_the_documentation() -> str:
     return text.partition("```python\n")[2].partition("```")[0]
 
 
-def test_the_example_a_trained_network_idleness_and_a_stop(tmp_path: Path) -> None:
-    settings = {"SR_BACKEND": "onnxruntime", "SR_LIVE_IDLE_SECONDS": "1", "SR_THREADS": "1"}
+def test_a_stream_without_frames_is_ended(tmp_path: Path) -> None:
+    with live_server(tmp_path, SR_LIVE_IDLE_SECONDS="1") as server:
+        wait_ready(server)
+        with open_stream(server, "width=8&height=8&format=rgb24") as stream:
+            hello(stream)
+            answers, texts, code = drain(stream)
+    error = texts[-1]["error"]
+    assert (code, error["code"], error["limit"], answers) == (4408, "too_slow", 1, [])
+
+
+def test_the_example_a_trained_network_and_a_stop(tmp_path: Path) -> None:
+    settings = {"SR_BACKEND": "onnxruntime", "SR_THREADS": "1"}
     with live_server(tmp_path, **settings) as server:
         wait_ready(server)
         seen: Json = {}
@@ -376,16 +368,15 @@ def test_the_example_a_trained_network_idleness_and_a_stop(tmp_path: Path) -> No
             assert hello(stream)["engine"]["model"] == "fast"
             grey = np.full((16, 16, 3), 128, np.uint8)
             stream.send(grey.tobytes())
-            answers, texts, code = drain(stream)
-        assert np.abs(np.frombuffer(answers[0][1], np.uint8).astype(int) - 128).max() <= 8
-        assert (code, texts[-1]["error"]["code"]) == (4408, "too_slow")
+            pixels = np.frombuffer(first_answer(stream)[HEADER_BYTES:], np.uint8)
+        assert np.abs(pixels.astype(int) - 128).max() <= 8
         with open_stream(server, query) as stream:
             hello(stream)
             for _ in range(20):
                 stream.send(grey.tobytes())
-            stream.recv(30)
+            assert AnswerHeader.unpack(first_answer(stream)).frame == 0
             server.process.terminate()
             answers, texts, code = drain(stream)
         assert (code, texts[-1]["error"]["code"]) == (1001, "stopping")
         assert [header.frame for header, _ in answers] == list(range(1, len(answers) + 1))
-        assert server.process.wait(30) == 0
+        assert server.process.wait(DEADLINE_SECONDS) == 0

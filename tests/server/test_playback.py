@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,17 +21,22 @@ from hypothesis import strategies as st
 
 from server.media.fragments import codec_string, decode_order_samples, fragment_head
 from server.playback import StreamIndex
-from tests.server.live import LiveServer, live_server, wait_ready, wait_until
+from tests.server.gate import Gate, gated_server
+from tests.server.live import LiveServer, live_server, suspended_workers, wait_ready, wait_until
 
 Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    settings = {"SR_WORKERS": "2", "SR_SEGMENT_SECONDS": "0.3"}
-    with live_server(tmp_path_factory.mktemp("data"), **settings) as running:
-        wait_ready(running)
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    with gated_server(tmp_path_factory.mktemp("gate"), 20, SR_SEGMENT_SECONDS="0.3") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(gate: Gate, followed: Json) -> LiveServer:
+    """With ``followed`` done: the gate is open."""
+    return gate.server
 
 
 @pytest.fixture
@@ -81,17 +90,19 @@ def whole_stream(client: httpx.Client, job: str, playlist: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def followed(server: LiveServer) -> Json:
+def followed(gate: Gate) -> Json:
     """A job whose playlist was asked for again and again until the job was done."""
     clip = Path(__file__).parents[1] / "data" / "demo" / "city_256x256.mp4"
     seen: list[str] = []
-    with server.client() as client:
+    with gate.server.client() as client:
         job = submit(client, clip.read_bytes(), "height=256")
 
         def follow() -> bool:
             answer = client.get(f"/jobs/{job}/playlist.m3u8")
             assert answer.status_code == 200
             if entries(answer.text) and answer.text not in seen[-1:]:
+                if not seen:  # until then it could be done before anybody looks
+                    gate.tell()
                 seen.append(answer.text)
                 assert answer.headers["X-SR-Codecs"].startswith('video/mp4; codecs="avc1.')
             return "#EXT-X-ENDLIST" in answer.text
@@ -164,20 +175,26 @@ def test_what_cannot_be_played_yet_is_not_there(
     server: LiveServer, client: httpx.Client, data: Path
 ) -> None:
     assert client.get(f"/jobs/{'0' * 32}/playlist.m3u8").status_code == 404
-    job = submit(client, (data / "demo" / "city_256x256.mp4").read_bytes(), "quality=1")
-    first = client.get(f"/jobs/{job}/playlist.m3u8")
-    assert (first.status_code, entries(first.text)) == (200, [])
-    assert "#EXT-X-ENDLIST" not in first.text
-    assert client.get(f"/jobs/{job}/stream/init.mp4").status_code == 404
-    client.post(f"/jobs/{job}/cancel")
-    assert client.get(f"/jobs/{job}/playlist.m3u8").status_code == 404
+    with ThreadPoolExecutor(1) as thread:
+        with suspended_workers(server):
+            job = submit(client, (data / "demo" / "city_256x256.mp4").read_bytes())
+            first = client.get(f"/jobs/{job}/playlist.m3u8")
+            assert (first.status_code, entries(first.text)) == (200, [])
+            assert "#EXT-X-ENDLIST" not in first.text
+            assert client.get(f"/jobs/{job}/stream/init.mp4").status_code == 404
+            stopping = thread.submit(client.post, f"/jobs/{job}/cancel")
+            state = lambda: client.get(f"/jobs/{job}").json()["state"]  # noqa: E731
+            wait_until(lambda: state() == "cancelled", "a cancelled job")
+            assert client.get(f"/jobs/{job}/playlist.m3u8").status_code == 404
+        assert stopping.result().status_code == 200
     assert client.delete(f"/jobs/{job}").status_code == 204
 
 
 def test_a_signed_link_opens_the_playlist_and_all_that_it_names(
     tmp_path: Path, clip: bytes
 ) -> None:
-    with live_server(tmp_path, "--host", "0.0.0.0", SR_PLAYBACK_KEEP_SECONDS="1") as server:
+    public = partial(live_server, tmp_path, "--host", "0.0.0.0", SR_PLAYBACK_KEEP_SECONDS="1000")
+    with public() as server:
         wait_ready(server)
         key = {"Authorization": f"Bearer {server.key}"}
         with server.client(headers=key) as owner, server.client() as stranger:
@@ -191,10 +208,13 @@ def test_a_signed_link_opens_the_playlist_and_all_that_it_names(
                 assert stranger.get(f"/jobs/{job}/{name}").status_code == 200
             for bare in ("playlist.m3u8", "stream/init.mp4", "stream/0.m4s"):
                 assert stranger.get(f"/jobs/{job}/{bare}").status_code == 401
-            # Nobody asks any more: the copies go, and can be made again.
-            stream = server.data_dir / "jobs" / job / "stream"
-            wait_until(lambda: not stream.exists(), "a stream that was removed")
-            assert stranger.get(link).text == playlist.text
+    # Nobody has asked for longer than that: the copies go, and can be made again.
+    stream = tmp_path / "jobs" / job / "stream"
+    asked_at = time.time() - 1001
+    os.utime(stream / "index.json", (asked_at, asked_at))
+    with public() as server, server.client() as stranger:
+        wait_until(lambda: not stream.exists(), "a stream that was removed")
+        assert stranger.get(link).text == playlist.text
 
 
 @given(
