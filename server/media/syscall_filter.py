@@ -22,12 +22,14 @@ _ALLOWED = """
     gettimeofday=96 getrlimit=97 getrusage=98 sysinfo=99 getuid=102 getgid=104 geteuid=107
     getegid=108 sigaltstack=131 sched_getparam=143 sched_getscheduler=145
     sched_get_priority_max=146 sched_get_priority_min=147 gettid=186 time=201 futex=202
-    sched_getaffinity=204 getdents64=217 fadvise64=221 clock_gettime=228 clock_getres=229
-    clock_nanosleep=230 exit_group=231 openat=257 newfstatat=262 readlinkat=267 faccessat=269
-    pselect6=270 ppoll=271 set_robust_list=273 fallocate=285 dup3=292 preadv=295 pwritev=296
-    getcpu=309 getrandom=318 membarrier=324 statx=332 rseq=334 faccessat2=439 futex_wake=454
-    futex_wait=455
+    sched_getaffinity=204 getdents64=217 restart_syscall=219 fadvise64=221 clock_gettime=228
+    clock_getres=229 clock_nanosleep=230 exit_group=231 openat=257 newfstatat=262 readlinkat=267
+    faccessat=269 pselect6=270 ppoll=271 set_robust_list=273 fallocate=285 dup3=292 preadv=295
+    pwritev=296 getcpu=309 getrandom=318 membarrier=324 statx=332 rseq=334 faccessat2=439
+    futex_wake=454 futex_wait=455
 """
+"""``restart_syscall`` is how a wait with an end goes on in a process that was stopped, or frozen
+with its container: refused, glibc takes that for a broken kernel and aborts."""
 _MMAP, _MPROTECT, _IOCTL, _CLONE, _TGKILL, _PRLIMIT = 9, 10, 16, 56, 234, 302
 _SET_PRIORITIES = (142, 144, 203, 314)
 """sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +107,38 @@ def test_a_confined_process_can_do_nothing_else(facts: dict[str, Any]) -> None:
     refused = {name for name, refused in facts["refused"].items() if refused}
     record("refused to a child", f"{len(refused & expected)} of {len(expected)}")
     assert expected <= refused
+
+
+WAITING = """
+import sys, threading
+from server.media.sandbox import confine, isolate
+isolate()
+confine()
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
+print("waiting", flush=True)
+sys.exit(0 if ended.wait(1000) else 1)
+"""
+
+
+def test_a_confined_process_goes_on_waiting_after_it_was_stopped() -> None:
+    """As with its container, or by ^Z."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        for _ in range(20):  # it may not have begun to wait at the first
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WEXITED | os.WNOWAIT)
+        process.communicate("end\n")
+    assert process.returncode == 0
 
 
 def test_what_is_said_to_hold_is_what_this_kernel_has(facts: dict[str, Any]) -> None:
