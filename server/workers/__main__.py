@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -19,6 +20,12 @@ OK, FAULT, NO_ENGINE = 0, 1, 3
 def main() -> int:
     """Opens the engine that CONFIG names and serves the descriptor FD."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for HTTP to handle
+    with contextlib.suppress(ConnectionError):  # HTTP is gone, and wants nothing any more
+        return _work()
+    return OK
+
+
+def _work() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     config = json.loads(sys.argv[2])
     channel.send({"event": "starting"})
