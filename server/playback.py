@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -122,8 +123,9 @@ class Playback:
 
     def _clean(self, before: float) -> None:
         for index in self._root.glob(f"*/stream/{_INDEX}"):
-            if index.stat().st_mtime < before:
-                shutil.rmtree(index.parent, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its job was deleted meanwhile
+                if index.stat().st_mtime < before:
+                    shutil.rmtree(index.parent, ignore_errors=True)
 
     async def _refresh(self, job: Job) -> StreamIndex | None:
         async with self._children:
@@ -264,7 +266,9 @@ def _folder(folder: JobFolder) -> Path:
 
 
 def _read_index(folder: JobFolder) -> StreamIndex:
+    path = _folder(folder) / _INDEX
     try:
-        return StreamIndex(**json.loads((_folder(folder) / _INDEX).read_text()))
+        os.utime(path)  # now, and not only when it is up to date: until then it could be cleaned
+        return StreamIndex(**json.loads(path.read_text()))
     except FileNotFoundError:
         return StreamIndex()

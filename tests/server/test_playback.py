@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import time
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.media.fragments import codec_string, decode_order_samples, fragment_head
-from server.playback import StreamIndex
+from server.playback import Playback, StreamIndex
 from tests.server.gate import Gate, gated_server
 from tests.server.live import LiveServer, live_server, suspended_workers, wait_ready, wait_until
 
@@ -215,6 +216,26 @@ def test_a_signed_link_opens_the_playlist_and_all_that_it_names(
     with public() as server, server.client() as stranger:
         wait_until(lambda: not stream.exists(), "a stream that was removed")
         assert stranger.get(link).text == playlist.text
+
+
+def test_a_stream_that_vanishes_meanwhile_does_not_end_the_cleaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, old = (tmp_path / name / "stream" / "index.json" for name in ("gone", "old"))
+    old.parent.mkdir(parents=True)
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone, old]))
+
+    async def test() -> None:
+        cleaning = asyncio.create_task(Playback(tmp_path, 1000, 10).clean_for_ever())
+        while old.parent.exists() and not cleaning.done():
+            await asyncio.sleep(0.01)
+        cleaning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cleaning
+
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 @given(
