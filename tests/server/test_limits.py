@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -155,16 +158,19 @@ def test_the_bytes_of_a_streamed_video(tmp_path: Path, size: int, refused: bool)
 
 
 @pytest.mark.parametrize(("least", "status"), [(0, 503), (100_000, 408)])
-def test_a_body_that_drips_is_given_up(tmp_path: Path, least: int, status: int) -> None:
+def test_a_body_that_drips_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, status: int
+) -> None:
     async def drip() -> AsyncIterator[bytes]:
         yield CLIP
         for _ in range(8):
-            await asyncio.sleep(0.02)
             yield b"."
 
     async def test() -> None:
-        limits = {"body_idle_seconds": 0.1, "body_bytes_per_second": least, "queue_seconds": 0.01}
+        limits = {"body_idle_seconds": 30, "body_bytes_per_second": least, "queue_seconds": 0.01}
+        clock = SimpleNamespace(monotonic=partial(next, count(0.0, 10.0)))  # 10 s for each piece
         async with app(tmp_path, **limits) as (client, service):
+            monkeypatch.setattr("server.uploads.time", clock)
             answer = await client.post("/upscale", content=drip())
             assert answer.status_code == status, answer.text
             assert list(service.spool.iterdir()) == []
