@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -20,11 +23,7 @@ from tests.server.media.clips import Clip, write_clip
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-WATCH_NUMBERS = """
-window.seen = [];
-new MutationObserver(() => seen.push(document.querySelector("#numbers").textContent)).observe(
-  document.querySelector("#numbers"), { childList: true });
-"""
+SETTINGS = {"SR_SEGMENT_SECONDS": "0.3"}
 
 pytestmark = [
     pytest.mark.browser,
@@ -34,18 +33,22 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    settings = {"SR_WORKERS": "2", "SR_SEGMENT_SECONDS": "0.3"}
-    with live_server(tmp_path_factory.mktemp("data"), **settings) as running:
+    with live_server(tmp_path_factory.mktemp("data"), SR_WORKERS="2", **SETTINGS) as running:
         wait_ready(running)
         yield running
 
 
-@pytest.fixture
-def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright.Page]:
+def new_context(browser: playwright.Browser, **options: Any) -> playwright.BrowserContext:
+    context = browser.new_context(**options)
+    context.set_default_timeout(DEADLINE_MS)
+    return context
+
+
+@contextmanager
+def opened_page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright.Page]:
     """The page; a console error, a foreign request or an exception on it fails the test."""
-    context = browser.new_context(accept_downloads=True)
+    context = new_context(browser, accept_downloads=True)
     opened = context.new_page()
-    opened.set_default_timeout(DEADLINE_MS)
     problems: list[str] = []
     opened.on("console", lambda m: m.type == "error" and problems.append(f"{m.text} {m.location}"))
     opened.on("pageerror", lambda error: problems.append(str(error)))
@@ -57,6 +60,30 @@ def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright
     yield opened
     context.close()
     assert problems == []
+
+
+@pytest.fixture
+def page(browser: playwright.Browser, server: LiveServer) -> Iterator[playwright.Page]:
+    with opened_page(browser, server) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gated_page(
+    browser: playwright.Browser, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[playwright.Page]:
+    """The page of a server that stands still before the frame of this number.
+
+    So the page sees a job that runs, however late it looks. It goes on when the test writes into
+    ``gate``.
+    """
+    os.mkfifo(tmp_path / "gate")
+    gate = (str(request.param), str(tmp_path))
+    module = "tests.server.gated_server"
+    with live_server(tmp_path / "data", *gate, module=module, **SETTINGS) as running:
+        wait_ready(running)
+        with opened_page(browser, running) as opened:
+            yield opened
 
 
 def test_a_picture_is_compared_and_downloaded(page: playwright.Page) -> None:
@@ -77,14 +104,19 @@ def test_a_picture_is_compared_and_downloaded(page: playwright.Page) -> None:
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_video_is_watched_compared_and_downloaded(page: playwright.Page, data: Path) -> None:
+@pytest.mark.parametrize("gated_page", [20], indirect=True)
+def test_a_video_is_watched_compared_and_downloaded(
+    gated_page: playwright.Page, tmp_path: Path, data: Path
+) -> None:
+    page = gated_page
     clip = (data / "demo" / "city_256x256.mp4").read_bytes()
-    page.evaluate(WATCH_NUMBERS)  # they may be gone before a poll sees them
     with page.expect_response("**/preview") as preview:
         choose(page, "city.mp4", "video/mp4", clip)
     assert preview.value.headers["content-type"] == "image/jpeg"
+    numbers = re.compile(r"^\d+ of 41 frames · [\d.]+ fps · \d+ s left$")
+    playwright.expect(page.locator("#numbers")).to_have_text(numbers)
+    (tmp_path / "gate").write_bytes(b"go")
     playwright.expect(page.locator("#result-title")).to_contain_text("1024 × 1024, 41 frames")
-    assert re.search(r"\d+ of 41 frames · [\d.]+ fps · \d+ s left", page.evaluate("seen.join()"))
     stages = page.locator("#stages dt")
     playwright.expect(stages).to_have_text(["decode", "convert", "upscale", "encode"])
     films = page.locator("#pair video")
@@ -206,7 +238,9 @@ def long_clip(data: Path) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_video_plays_while_it_is_made(page: playwright.Page, data: Path) -> None:
+@pytest.mark.parametrize("gated_page", [240], indirect=True)
+def test_a_video_plays_while_it_is_made(gated_page: playwright.Page, data: Path) -> None:
+    page = gated_page
     choose(page, "long.mp4", "video/mp4", long_clip(data))
     plays = """(() => {
         const film = document.querySelector("#follow");
@@ -262,7 +296,7 @@ def test_the_camera_comes_back_four_times_larger(
 
 
 def test_a_refusal_is_shown_in_words(browser: playwright.Browser, server: LiveServer) -> None:
-    context = browser.new_context()
+    context = new_context(browser)
     page = context.new_page()
     page.goto(server.url)
     choose(page, "notes.png", "image/png", b"these are no pixels")
@@ -277,7 +311,7 @@ def test_it_fits_a_phone_and_can_be_used_by_keyboard_in_the_dark(
     browser: playwright.Browser, server: LiveServer
 ) -> None:
     size = {"width": 360, "height": 740}
-    context = browser.new_context(viewport=size, color_scheme="dark")
+    context = new_context(browser, viewport=size, color_scheme="dark")
     page = context.new_page()
     page.goto(server.url)
     choose(page, "a.png", "image/png", png(300, 200))
@@ -307,7 +341,7 @@ def test_the_key_in_the_address_opens_a_public_server(
 ) -> None:
     with live_server(tmp_path, "--host", "0.0.0.0") as server:
         wait_ready(server)
-        context = browser.new_context()
+        context = new_context(browser)
         page = context.new_page()
         page.goto(f"{server.url}/#key={server.key}")
         choose(page, "a.png", "image/png", png())
@@ -322,7 +356,7 @@ def test_the_key_in_the_address_opens_a_public_server(
         page.go_back()
         playwright.expect(page.locator("#api")).to_be_hidden()
         playwright.expect(page.locator("#result-title")).to_be_visible()  # nothing was lost
-        stranger = browser.new_context()
+        stranger = new_context(browser)
         page = stranger.new_page()
         page.goto(server.url)
         page.click("#docs")
