@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,16 +97,25 @@ def ray_nodes(folder: Path, count: int = 2, cpus: int = 2) -> Iterator[Nodes]:
                 _started(stack, [*options, f"--num-cpus={cpus}"], ports[2 + 4 * len(nodes) :], log)
             )
         yield Nodes(address, nodes)
-    assert [each.pid for each in psutil.process_iter() if _belongs(each, temporary)] == []
+    wait_until(
+        lambda: not any(_belongs(each, temporary) for each in psutil.process_iter()),
+        "an end of all processes",
+    )
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that nobody listens on, below those that clients get: they stay free.
+
+    Above those of ``lasting_port``, which must not give away what an agent takes only later.
+    """
+    found = []
+    for port in range(31_999 - os.getpid() % 4_000, 20_000, -1):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("there are not so many free ports")
 
 
 def environment() -> dict[str, str]:

@@ -19,8 +19,8 @@ from engine.upscaler import Upscaler
 from server.media.ledger import FILE_NAME
 from server.segments import upscale_in_segments
 from server.video_options import VideoOptions
-from tests.cluster.nodes import Nodes, environment, free_ports, ray_nodes
-from tests.server.live import DEADLINE_SECONDS, pixels_of, png, wait_until
+from tests.cluster.nodes import Nodes, environment, ray_nodes
+from tests.server.live import DEADLINE_SECONDS, lasting_port, pixels_of, png, wait_until
 from tests.server.media.clips import Clip, read_clip, write_clip
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -50,7 +50,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 @pytest.fixture
 def served(nodes: Nodes, tmp_path: Path) -> Iterator[str]:
     """Address of both applications, deployed."""
-    (port,) = free_ports(1)
+    port = lasting_port()
     arguments = [nodes.address, str(port), str(tmp_path / "data")]
     with (tmp_path / "serve.log").open("w") as log:
         process = subprocess.Popen(
@@ -69,7 +69,7 @@ def served(nodes: Nodes, tmp_path: Path) -> Iterator[str]:
             assert said == "deployed\n", (tmp_path / "serve.log").read_text()
             yield f"http://127.0.0.1:{port}"
             process.stdin.close()
-            process.wait(DEADLINE_SECONDS)
+            process.wait(2 * DEADLINE_SECONDS)  # replicas may take a minute to stop
         finally:
             process.kill()
 
