@@ -282,11 +282,17 @@ class JobRunner:
 
     async def _clean_for_ever(self) -> None:
         while True:
-            before = time.time() - self._limits.result_ttl_seconds
-            for job_id in await asyncio.to_thread(self._store.expired, before):
-                await asyncio.to_thread(self._remove, job_id)
-                log_event("job_expired", job=job_id)
+            try:
+                await self._remove_expired()
+            except ApiError as error:  # the disk is full; what was removed may be what it needs
+                log_event("jobs_wait", problem=error.message)
             await asyncio.sleep(_CLEAN_EVERY_SECONDS)
+
+    async def _remove_expired(self) -> None:
+        before = time.time() - self._limits.result_ttl_seconds
+        for job_id in await asyncio.to_thread(self._store.expired, before):
+            await asyncio.to_thread(self._remove, job_id)
+            log_event("job_expired", job=job_id)
 
     def _remove(self, job_id: str) -> None:
         shutil.rmtree(self._root / job_id, ignore_errors=True)
