@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
 from engine.backends.onnxruntime import OnnxRuntimeBackend
+from engine.closing import Closing
 from engine.frames import Bytes, Frame, Nv12, copy_frame
 from engine.gate_frames import natural_frames, to_nv12
 from engine.models import Model
@@ -135,7 +135,7 @@ def gpu_stages(lane: Lane) -> dict[str, float]:
     return stages
 
 
-class WatchedBackend:
+class WatchedBackend(Closing):
     """A backend whose lanes note their stages and the time from ``start`` to ``finish``."""
 
     def __init__(self, backend: Backend, run: Run) -> None:
@@ -152,12 +152,6 @@ class WatchedBackend:
 
     def close(self) -> None:
         """Leaves the backend inside open: its owner closes it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
 
 class WatchedLane:

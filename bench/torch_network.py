@@ -17,6 +17,7 @@ from engine.backends.cuda_device_lane import CudaDeviceLane, CudaMemory
 from engine.backends.cuda_lane import CudaLane, SlotLane, Streams
 from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensor_shapes import input_shapes, output_shapes
+from engine.closing import Closing
 from engine.colour import colour_map
 from engine.config import LEAKY_SLOPE
 from engine.contract import (
@@ -172,7 +173,7 @@ def capture(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-class TorchCudaBackend:
+class TorchCudaBackend(Closing):
     """Our lanes, streams and GPU thread with PyTorch as the network: what overlaps, and how fast
     frames come and go, is measured on our own pipeline even where no TensorRT runs."""
 
@@ -230,9 +231,3 @@ class TorchCudaBackend:
     def _drop_streams(self, device: AnyDevice) -> None:
         """On the GPU's thread, where PyCUDA's objects must end."""
         self._streams = Streams(None, None, None)
-
-    def __enter__(self) -> TorchCudaBackend:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()

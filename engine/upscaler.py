@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
+from engine.closing import Closing
 from engine.device import (
     AnyFrame,
     DeviceBackend,
@@ -38,7 +37,7 @@ from engine.guard import check_result
 from engine.strips import Strip, cut, paste, plan_strips
 
 
-class Upscaler:
+class Upscaler(Closing):
     """Runs frames through a backend that it owns. For one thread at a time.
 
     Args:
@@ -261,17 +260,6 @@ class Upscaler:
             check_result(frame, result, self._turn)
             self._turn += 1
         return result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _windows(

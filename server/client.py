@@ -17,11 +17,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
+from engine.closing import Closing
 from server.jobs.model import FINISHED
 
 Job = dict[str, Any]
@@ -47,7 +47,7 @@ class ServerError(Exception):
         self.code = code
 
 
-class Client:
+class Client(Closing):
     """One connection pool to one server.
 
     Args:
@@ -189,17 +189,6 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _submit(self, source: Path, query: dict[str, str | int], once: str) -> Job:
         headers = {"Idempotency-Key": once}

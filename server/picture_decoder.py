@@ -16,9 +16,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from engine.closing import Closing
 from server.media.errors import UnusableMedia
 from server.media.pictures import Picture, PictureLimits
 from server.picture_wire import ResultPipe, pack_request, receive_picture
@@ -32,7 +31,7 @@ _PIPE_BYTES = 2**20
 """Capacity asked for, so that a large picture crosses in fewer turns."""
 
 
-class PictureDecoder:
+class PictureDecoder(Closing):
     """Owns the warm process; safe to use from several threads at once, one child per picture."""
 
     def __init__(self, recycle_after: int = RECYCLE_AFTER) -> None:
@@ -136,17 +135,6 @@ class PictureDecoder:
         """Ends the warm process; pictures in flight are still delivered."""
         with self._lock:
             self._stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

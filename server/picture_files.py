@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from engine.closing import Closing
 from engine.errors import EngineError
 from engine.upscaler import Upscaler
 from server.beside import write_whole
@@ -40,7 +40,7 @@ class FolderReport:
     """Files that are not pictures and do not claim to be."""
 
 
-class PictureFiles:
+class PictureFiles(Closing):
     """Upscales picture files with one upscaler, which stays open."""
 
     def __init__(self, upscaler: Upscaler, options: PictureOptions, *, keep_gps: bool) -> None:
@@ -88,17 +88,6 @@ class PictureFiles:
     def close(self) -> None:
         """Ends the decoder; the upscaler is the caller's."""
         self._decoder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def picture_kind(path: Path) -> Sniffed | None:

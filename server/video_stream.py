@@ -6,9 +6,8 @@ import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from engine.closing import Closing
 from server.flow import FrameUpscaler
 from server.manifest import Manifest
 from server.media.errors import Cancelled
@@ -19,7 +18,7 @@ _QUEUED_CHUNKS = 4
 _POLL_SECONDS = 0.2
 
 
-class VideoStream:
+class VideoStream(Closing):
     """Iterate over the bytes; then ``manifest`` is set. ``close`` stops the work.
 
     The session runs on a thread of its own, at most a few chunks ahead of the reader. Its
@@ -96,14 +95,3 @@ class VideoStream:
         """Stops the work and waits for its children to end; harmless when called twice."""
         self._closed.set()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,12 +5,10 @@ It works in ``start``, so that a lane behaves like any other without a thread.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
+from engine.closing import Closing
 from engine.contract import SCALE
 from engine.errors import EngineFault
 from engine.frames import Bytes, Frame, Nv12, check_frame
@@ -54,7 +52,7 @@ class NearestLane:
         self._result = None
 
 
-class NearestBackend:
+class NearestBackend(Closing):
     """Repetition as a backend."""
 
     @property
@@ -70,14 +68,3 @@ class NearestBackend:
 
     def close(self) -> None:
         """Holds nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,14 +12,14 @@ import os
 import platform
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
+from engine.closing import Closing
 from engine.contract import (
     RGB_INPUT,
     RGB_OUTPUT,
@@ -156,7 +156,7 @@ class OnnxRuntimeLane:
         self._binding.bind_output(name, "cpu", 0, np.uint8, array.shape, array.ctypes.data)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Closing):
     """A model on the CPU.
 
     Args:
@@ -234,17 +234,6 @@ class OnnxRuntimeBackend:
         self._lanes = []
         self._worker.shutdown()
         self._sessions = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def available_cores() -> int:

@@ -10,8 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
 from engine.backends.cuda_device_lane import CudaDeviceLane, CudaMemory
@@ -20,6 +19,7 @@ from engine.backends.cuda_thread import AnyDevice, GpuThread
 from engine.backends.tensorrt_runtime import TrtRuntime
 from engine.backends.tensorrt_shim import LoadedPlan
 from engine.build import PlanSource
+from engine.closing import Closing
 from engine.device import DeviceLane, DeviceMemory, MemoryUse
 from engine.errors import EngineFault, PlanError
 from engine.models import Model
@@ -42,7 +42,7 @@ class _Running:
     lanes: list[SlotLane]
 
 
-class TensorRtBackend:
+class TensorRtBackend(Closing):
     """One model on one GPU.
 
     Args:
@@ -218,14 +218,3 @@ class TensorRtBackend:
             lane.close()
         with suppress(EngineFault):
             self._thread.call(lambda device: running.loaded.release())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from engine.backends.base import BackendInfo, Lane, LaneSpec
 from engine.backends.onnxruntime import available_cores, processor_name
 from engine.backends.winograd_layers import layers_of
 from engine.backends.winograd_library import LEVELS, Library, Plan, Pool, sources_digest
+from engine.closing import Closing
 from engine.contract import SCALE
 from engine.errors import BackendUnavailable, EngineFault, OutOfMemory
 from engine.frames import Bytes, Frame, Nv12, check_frame, empty_frame
@@ -89,7 +88,7 @@ class WinogradLane:
         self._pool.run(plan, inputs, _planes(self._result))
 
 
-class WinogradBackend:
+class WinogradBackend(Closing):
     """A model on the CPU.
 
     Args:
@@ -164,17 +163,6 @@ class WinogradBackend:
         self._lanes = []
         self._worker.shutdown()
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _planes(frame: Frame) -> list[Bytes]:

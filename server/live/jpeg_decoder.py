@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 
+from engine.closing import Closing
 from engine.frames import Bytes
 from server.live.wire import frame_bytes
 from server.media.child import Child
@@ -15,7 +13,7 @@ from server.media.errors import UnusableMedia
 START_SECONDS, FRAME_SECONDS = 30.0, 5.0
 
 
-class JpegDecoder:
+class JpegDecoder(Closing):
     """A decode child for frames of one size. For one thread at a time.
 
     Args:
@@ -64,14 +62,3 @@ class JpegDecoder:
     def close(self) -> None:
         """Ends the child; harmless when called twice."""
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from engine.closing import Closing
 from server.live.window import Arrived
 from server.live.wire import FRAME_LINK, HEADER_BYTES, RESULT_LINK
 
@@ -40,7 +39,7 @@ class Result:
     work_ms: float
 
 
-class WorkerLink:
+class WorkerLink(Closing):
     """HTTP's end. Listens from the start; one worker connects."""
 
     def __init__(self, path: Path) -> None:
@@ -106,19 +105,8 @@ class WorkerLink:
             self._connection.close()
         self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class HttpLink:
+class HttpLink(Closing):
     """The worker's end; plain blocking calls, reading and writing on one thread each."""
 
     def __init__(self, path: Path) -> None:
@@ -169,14 +157,3 @@ class HttpLink:
     def close(self) -> None:
         """Frees the socket."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -15,9 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from engine.closing import Closing
 from server.media.errors import (
     CodecUnavailable,
     DiskFull,
@@ -43,7 +42,7 @@ _ENCODE_ERRORS: dict[str, type[EncodeError]] = {
 }
 
 
-class Child:
+class Child(Closing):
     """A running ``python -m MODULE`` with a command pipe, an answer pipe and shared memory."""
 
     def __init__(self, module: str, work: str, pass_fds: Sequence[int] = ()) -> None:
@@ -160,17 +159,6 @@ class Child:
         if self.memory_fd >= 0:
             os.close(self.memory_fd)
             self.memory_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def error_message(error: MediaError | EncodeError) -> Message:

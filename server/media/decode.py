@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from engine.closing import Closing
 from engine.frames import Bytes, Frame, Nv12
 from server.media.child import Child
 from server.media.errors import UnusableMedia
@@ -75,7 +75,7 @@ class DecodeSummary:
     demux_error: str
 
 
-class Decoder:
+class Decoder(Closing):
     """A decode child. Iterating gives the frames; then ``summary`` is set.
 
     Raises, from any method: UnsupportedMedia, UnusableMedia, OverLimit.
@@ -140,17 +140,6 @@ class Decoder:
     def close(self) -> None:
         """Ends the child; harmless when called twice."""
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def probe(source: Path, limits: Limits) -> VideoInfo:

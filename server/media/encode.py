@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from engine.closing import Closing
 from engine.device import AnyFrame, DeviceNv12
 from engine.frames import Frame, Nv12
 from server.media.child import Child
@@ -95,7 +95,7 @@ class EncodeSummary:
     """Of a segment: the pts of its packets in decoding order."""
 
 
-class Encoder:
+class Encoder(Closing):
     """An encode child. ``put`` frames in order, then ``finish``.
 
     Raises, from any method: CodecUnavailable, DiskFull, EncodeError; MediaError for a source
@@ -188,17 +188,6 @@ class Encoder:
     def close(self) -> None:
         """Ends the child; harmless when called twice."""
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

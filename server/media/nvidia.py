@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from engine.closing import Closing
 from engine.device import AnyFrame, DeviceMemory, DeviceNv12
 from engine.errors import ContractError
 from server.media.child import Child
@@ -69,7 +69,7 @@ class DeviceDecoded:
     duration: int
 
 
-class DeviceDecoder:
+class DeviceDecoder(Closing):
     """NVDEC over the packets of a child that demuxes. Iterate once; then ``summary`` is set.
 
     Raises, from any method: UnusableMedia, UnsupportedMedia, OverLimit.
@@ -216,17 +216,6 @@ class DeviceDecoder:
         """Ends the child; harmless when called twice."""
         self._first = None
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class DeviceEncoder(Encoder):

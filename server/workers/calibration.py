@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 
 from engine.backends.base import Backend, BackendInfo, Lane, LaneSpec
+from engine.closing import Closing
 from engine.frames import Frame
 from engine.gate_frames import to_nv12
 from engine.upscaler import Upscaler
@@ -68,7 +68,7 @@ def calibrate(backend: Backend, height: int, width: int, context: TaskContext) -
     }
 
 
-class TimedBackend:
+class TimedBackend(Closing):
     """A backend whose lanes note how long they took; closing it leaves the one inside open."""
 
     def __init__(self, backend: Backend, times: Times) -> None:
@@ -85,12 +85,6 @@ class TimedBackend:
 
     def close(self) -> None:
         """Nothing: the backend belongs to somebody else."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
 
 class _TimedLane:

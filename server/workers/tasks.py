@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from engine.backends.base import Backend
+from engine.closing import Closing
 from engine.errors import ModelError
 from engine.frames import Bytes, Frame
 from engine.models import load_model
@@ -58,7 +58,7 @@ _NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}
 _TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime"}
 
 
-class EngineTasks:
+class EngineTasks(Closing):
     """The engines of one worker and the tasks that run on them.
 
     Args:
@@ -255,17 +255,6 @@ class EngineTasks:
         self._decoder.close()
         for upscaler in self._upscalers.values():
             upscaler.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self, model: str) -> Upscaler:
         cache_dir, named = self._config["cache_dir"], self._config["backend"]

@@ -24,6 +24,7 @@ from engine.models import load_model
 from engine.upscaler import Upscaler
 from engine.verify import score
 from tests.engine.fakes import noisy_model
+from tests.server.live import wait_until
 
 BEST = Library().best_level
 LEVELS_HERE = [level for level in LEVELS if level == BEST or 1 < level < BEST]
