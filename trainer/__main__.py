@@ -122,7 +122,8 @@ def evaluate(
     The last line on stdout is the result as JSON.
 
     Args:
-        weights: weights files or shipped names; several are averaged (seed averaging).
+        weights: weights files, checkpoints (their moving average) or shipped names; several are
+            averaged (seed averaging).
         data: folder of high-resolution pictures, or one with ``lr`` and ``hr`` folders in it.
         clip: video file or folder of frames, in high resolution.
         lr_clip: the same clip at a quarter of the size, coded; by default it is reduced here.

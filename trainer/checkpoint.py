@@ -43,18 +43,25 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(checkpoint.tensors, {"facts": json.dumps(facts, sort_keys=True)}, path)
 
 
-def load(path: Path) -> Checkpoint:
-    """Reads what :func:`save` wrote. Raises CheckpointError when it is not that."""
+def load(path: Path, remedy: str = "remove it to start afresh") -> Checkpoint:
+    """Reads what :func:`save` wrote.
+
+    Args:
+        remedy: what the user can do about another file, for the message.
+
+    Raises:
+        CheckpointError: it is not that.
+    """
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {})["facts"])
             tensors = {name: handle.get_tensor(name) for name in list(handle.keys())}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this trainer ({error}); remove it to start afresh"
+            f"{path} is not a checkpoint of this trainer ({error}); {remedy}"
         ) from error
     if facts.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"{path} has schema {facts.get('schema')}, this trainer reads {SCHEMA}"
+            f"{path} has schema {facts.get('schema')}, this trainer reads {SCHEMA}; {remedy}"
         )
     return Checkpoint(tensors, facts)

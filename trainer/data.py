@@ -1,8 +1,8 @@
 """A folder of pictures as training crops: decoded once, kept as uint8, cut on the fly.
 
 Either a folder of high-resolution (HR) pictures, from which the low resolution (LR) is made by
-``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` of equal file stems (or
-paths, where stems repeat), each file with its counterpart. Whole
+``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` (or ``HR`` and ``LR``) of
+equal file stems (or paths, where stems repeat), each file with its counterpart. Whole
 pictures are held out for validation; files cut from one picture (as a ``manifest.csv`` beside
 them says) stay on one side.
 """
@@ -27,6 +27,7 @@ from trainer.bicubic import Picture, crop_to_multiple, downscale
 from trainer.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SMALLER = "remove it (fit and ablate also take a smaller --patch)"
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
 
 
@@ -93,8 +94,13 @@ def _tensor(picture: Picture) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
 
-def load_pair(hr_path: Path, lr_path: Path | None, smallest_lr: int) -> Pair:
+def load_pair(
+    hr_path: Path, lr_path: Path | None, smallest_lr: int, remedy: str = "remove it"
+) -> Pair:
     """One pair from disk; LR is made from HR when ``lr_path`` is None.
+
+    Args:
+        remedy: what the user can do about a picture that is too small, for the message.
 
     Raises:
         DataError: unreadable, smaller than ``smallest_lr`` LR pixels, or not 4:1.
@@ -103,7 +109,7 @@ def load_pair(hr_path: Path, lr_path: Path | None, smallest_lr: int) -> Pair:
     if min(hr.shape[:2]) < smallest_lr * SCALE:
         raise DataError(
             f"{hr_path} is {hr.shape[1]}x{hr.shape[0]}, smaller than a crop of "
-            f"{smallest_lr * SCALE}; remove it or use a smaller --patch"
+            f"{smallest_lr * SCALE}; {remedy}"
         )
     lr = downscale(hr, SCALE) if lr_path is None else read_picture(lr_path)
     if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
@@ -157,9 +163,23 @@ def _few(paths: list[Path], root: Path) -> str:
 
 def picture_files(folder: Path) -> dict[Path, Path | None]:
     """The HR files of a data set, sorted, and the LR file of each, None where it is to be made."""
-    if (folder / "hr").is_dir() and (folder / "lr").is_dir():
-        return dict(_pairs(folder / "hr", folder / "lr"))
-    return dict.fromkeys(list_pictures(folder))
+    sides = _sides(folder)
+    if not sides:
+        return dict.fromkeys(list_pictures(folder))
+    for missing, there in (("lr", "hr"), ("hr", "lr")):
+        if missing not in sides:
+            # Training on LR pictures as if they were HR would go unnoticed.
+            raise DataError(
+                f"{folder} has a folder {sides[there].name} but none called {missing}; add it, or "
+                "give a folder of high-resolution pictures alone with --data"
+            )
+    return dict(_pairs(sides["hr"], sides["lr"]))
+
+
+def _sides(folder: Path) -> dict[str, Path]:
+    """The folders of ``folder`` that are called ``hr`` or ``lr``, in small letters or capitals."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {p.name.lower(): p for p in found if p.name.lower() in ("hr", "lr") and p.is_dir()}
 
 
 def _groups(folder: Path, files: list[Path]) -> list[str]:
@@ -220,7 +240,7 @@ def load_folder(
     group_of = dict(zip(hr_files, groups, strict=True))
     # Decoding and reducing leave the interpreter to other threads for most of their time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = pool.map(lambda path: load_pair(path, lr_by_hr[path], patch), hr_files)
+        pairs = pool.map(lambda path: load_pair(path, lr_by_hr[path], patch, SMALLER), hr_files)
         for path, pair in zip(progress(hr_files, len(hr_files)), pairs, strict=True):
             (validation if group_of[path] in held_out else train).append(pair)
     every = hr_files + [p for p in lr_by_hr.values() if p is not None]

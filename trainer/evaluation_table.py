@@ -18,7 +18,7 @@ from trainer.evaluate import (
     read_pairs,
 )
 from trainer.flicker import read_moments, score_clip
-from trainer.weights import load_network
+from trainer.start import network_of
 
 COLUMNS = {
     "psnr_y_db": "PSNR-Y",
@@ -30,7 +30,7 @@ COLUMNS = {
 
 def methods_of(weights: Sequence[str], tta: bool) -> dict[str, Enlarge]:
     """Bicubic, the weights as they are, and what was asked for beyond that, by name."""
-    networks = [load_network(name) for name in weights]
+    networks = [network_of(name) for name in weights]
     methods: dict[str, Enlarge] = {"bicubic": bicubic_enlarge}
     for name, network in zip(weights, networks, strict=True):
         methods[name] = enlarge_with([network])

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from engine.models import NAMES
 from engine.network import Network, NetworkConfig
 from trainer import checkpoint as ckpt
 from trainer.blocks import BlockConfig, TrainingNetwork, adopt, fuse
 from trainer.errors import CheckpointError
-from trainer.weights import is_weights_file, load_network
+from trainer.weights import is_checkpoint, is_weights_file, load_network
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def start(network: TrainingNetwork, path: Path) -> None:
     Raises:
         CheckpointError, ModelError: unreadable or of another shape.
     """
-    there = load_network(str(path)) if is_weights_file(path) else averaged(ckpt.load(path), path)
+    there = load_network(str(path)) if is_weights_file(path) else averaged_in(path)
     if there.config != network.config:
         raise CheckpointError(
             f"{path} holds a network of another shape; give {flags_between(network, there)}"
@@ -37,6 +38,23 @@ def start(network: TrainingNetwork, path: Path) -> None:
         network.load_state_dict(there.state_dict())
         return
     adopt(network, fuse(there) if isinstance(there, TrainingNetwork) else there)
+
+
+def network_of(name_or_path: str) -> Network:
+    """The plain network of a shipped name, of weights, or of a checkpoint's moving average.
+
+    Raises:
+        CheckpointError, ModelError: missing, damaged or untrained.
+    """
+    path = Path(name_or_path)
+    if name_or_path in NAMES or not is_checkpoint(path):
+        return load_network(name_or_path)
+    return fuse(averaged_in(path))
+
+
+def averaged_in(path: Path) -> TrainingNetwork:
+    """:func:`averaged` of the checkpoint in ``path``."""
+    return averaged(ckpt.load(path, "give another checkpoint, or weights"), path)
 
 
 @torch.no_grad()

@@ -45,11 +45,21 @@ def load_network(name_or_path: str) -> Network:
 
 def is_weights_file(path: Path) -> bool:
     """True for plain weights, False for a checkpoint or anything else."""
+    return "config" in _header(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """True for a checkpoint, False for plain weights or anything else."""
+    return "facts" in _header(path)
+
+
+def _header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; nothing of another file, or of none."""
     try:
         with safe_open(path, framework="pt") as handle:
-            return "config" in (handle.metadata() or {})
+            return dict(handle.metadata() or {})
     except (OSError, SafetensorError):
-        return False
+        return {}
 
 
 def file_sha256(path: Path) -> str:

@@ -68,6 +68,14 @@ def test_pairs_are_read_from_hr_and_lr_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pair.lr.permute(1, 2, 0).numpy(), lr)
 
 
+def test_folders_in_capitals_are_pairs_too(tmp_path: Path) -> None:
+    for index in range(2):
+        write(tmp_path / "HR" / f"{index}.png", 128, 128, index)
+        write(tmp_path / "LR" / f"{index}.png", 32, 32, 10 + index)
+    files = {str(hr.relative_to(tmp_path)): low for hr, low in picture_files(tmp_path).items()}
+    assert files == {f"HR/{index}.png": tmp_path / "LR" / f"{index}.png" for index in range(2)}
+
+
 def test_pictures_of_equal_names_in_folders_are_paired_by_their_folders(tmp_path: Path) -> None:
     for index, folder in enumerate(("a", "b")):
         write(tmp_path / "hr" / folder / "1.png", 64, 64, index)
@@ -124,6 +132,18 @@ def lr_alone(path: Path) -> None:
     write(path.parent / "hr" / "5.png", 64, 64)
 
 
+def lr_without_hr(path: Path) -> None:
+    for index in range(2):
+        write(path.parent / "LR" / f"{index}.png", 96, 96)
+        write(path.parent / "big" / f"{index}.png", 384, 384)
+
+
+def hr_without_lr(path: Path) -> None:
+    for index in range(2):
+        write(path.parent / "hr" / f"{index}.png", 384, 384)
+        write(path.parent / "LRx4" / f"{index}.png", 96, 96)
+
+
 def two_of_one_name(path: Path) -> None:
     for index in range(2):
         write(path.parent / "hr" / f"{index}.png", 64, 64)
@@ -147,6 +167,8 @@ def one_lr_for_two(path: Path) -> None:
         (lambda path: write(path), "holds one source picture"),
         (one_missing, r"no low-resolution picture for 1\.png; add it"),
         (lr_alone, r"hr has no high-resolution picture for 0\.png, 1\.png, 2\.png and 2 more; "),
+        (lr_without_hr, "has a folder LR but none called hr; add it"),
+        (hr_without_lr, "has a folder hr but none called lr; add it"),
         (two_of_one_name, r"lr/1\.bmp and .*lr/1\.png would be one picture; remove or rename one"),
         (one_lr_for_two, r"lr has no low-resolution picture for b/1\.png; add it"),
         (wrong_size, r"0\.png is 18x16 but .*0\.png is 64x64, not 4 times that"),

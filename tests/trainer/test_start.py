@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.errors import ModelError
 from engine.models import MODELS_DIR, NAMES
 from engine.network import NetworkConfig
 from trainer import checkpoint as ckpt
 from trainer.__main__ import main
 from trainer.blocks import BlockConfig, TrainingNetwork, fuse
 from trainer.errors import CheckpointError
-from trainer.start import start
+from trainer.start import network_of, start
 from trainer.weights import load_network
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,21 @@ def test_a_shipped_state_starts_any_training_form_with_the_shipped_outputs(
     start(network, STATES / f"{name}.safetensors")
     for ours, theirs in zip(fuse(network).parameters(), shipped.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_is_measured_like_the_weights_that_were_made_from_it() -> None:
+    ours, theirs = network_of(str(STATES / "fast.safetensors")), load_network("fast")
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_that_is_no_checkpoint_is_not_to_be_removed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.safetensors"
+    path.write_bytes(b"neither weights nor a checkpoint")
+    with pytest.raises(CheckpointError, match=r"notes.* give another checkpoint, or weights$"):
+        start(TrainingNetwork(NetworkConfig(), BlockConfig()), path)
+    with pytest.raises(ModelError, match="notes"):
+        network_of(str(path))
 
 
 def test_the_message_names_the_width_that_is_there() -> None:
