@@ -130,10 +130,9 @@ class _Stack:
     def begin(self) -> None:
         """Measures the first bases."""
         gradient = self.gradient()
-        self.state = {
-            "exp_avg": torch.zeros_like(gradient),
-            "exp_avg_sq": torch.zeros_like(gradient),
-        }
+        # Contiguous, as they are when restored: in another order sums are rounded otherwise.
+        zeros = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+        self.state = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         if gradient.ndim > 2:
             for mode in range(gradient.ndim - 1):
                 moment = outer(gradient, mode)

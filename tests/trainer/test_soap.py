@@ -120,3 +120,23 @@ def test_weights_of_one_shape_are_stacked_and_do_not_hear_of_each_other() -> Non
 
     for alone, stacked in zip(run(False), run(True), strict=True):
         torch.testing.assert_close(stacked, alone, atol=1e-3, rtol=1e-3)
+
+
+def test_a_restored_state_lies_in_memory_as_it_did() -> None:
+    """Sums over another layout are rounded otherwise: a resumed run would end elsewhere."""
+    weights = [
+        nn.Parameter(torch.randn(16, 8, 3, 3).contiguous(memory_format=torch.channels_last))
+        for _ in range(2)
+    ]
+    soap = Soap(weights, 1e-3, (0.95, 0.95))
+
+    def layout() -> list[tuple[int, ...]]:
+        return [value.stride() for weight in weights for value in soap.state[weight].values()]
+
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        soap.step()
+    before = layout()
+    soap.restack()
+    assert layout() == before
