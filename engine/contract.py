@@ -35,5 +35,8 @@ Y_OUTPUT, UV_OUTPUT = "y_upscaled", "uv_upscaled"
 TENSOR_INPUT, TENSOR_OUTPUT = "input", "output"
 """``tensor``: (N, 3, H, W) float32 in [0, 1] -> (N, 3, 4H, 4W) float32, not clipped."""
 
+ModelName = Literal["fast", "balanced", "quality", "fast-video"]
+"""Weights that ship: the family, and ``fast`` trained on compressed video."""
+
 MODELS: dict[str, int] = {"fast": 16, "balanced": 24, "quality": 32}
 """Model name -> width C of the family."""

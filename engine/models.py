@@ -11,17 +11,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, numpy
 
 from engine.config import NetworkConfig
-from engine.contract import MODELS, SCALE
+from engine.contract import MODELS, SCALE, ModelName
 from engine.errors import ModelError
 
-NAMES: tuple[str, ...] = (*MODELS, "fast-video")
-"""Names that need no path: the family, and ``fast`` trained on compressed video."""
+NAMES: tuple[str, ...] = get_args(ModelName)
+"""Names that need no path."""
 
 MODELS_DIR = Path(__file__).with_name("models")
 """Where the shipped weights and their ONNX files lie, as package data."""

@@ -33,7 +33,7 @@ class Options:
     backend: str | None = None
     """auto, winograd, onnxruntime, tensorrt, tensorrt_rtx or nearest (SR_BACKEND)."""
     model: str | None = None
-    """fast, balanced, quality, auto or a path (SR_MODEL)."""
+    """fast, balanced, quality, fast-video, auto or a path (SR_MODEL)."""
     insecure: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Let everybody in on a public address."""
     add_key: str | None = None

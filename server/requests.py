@@ -11,6 +11,7 @@ from fastapi.requests import HTTPConnection
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.types import Scope
 
+from engine.contract import ModelName
 from server.access import Caller
 from server.errors import ApiError, ErrorBody, stopping
 from server.media.codecs import DEFAULT_CODEC, encoder_options, find_codec
@@ -162,8 +163,8 @@ class UpscaleQuery(BaseModel):
 
     model_config = {"extra": "forbid", "use_attribute_docstrings": True}
 
-    model: Literal["fast", "balanced", "quality"] | None = None
-    """Width of the network; the server's own when it is not given."""
+    model: ModelName | None = None
+    """Width of the network, or fast-video for compressed video; the server's own when not given."""
     format: Literal["png", "jpeg", "webp", "mp4", "mov", "mkv"] | None = None
     """Of the result: png, jpeg, webp for pictures; mp4, mov, mkv for videos."""
     codec: str | None = Field(default=None, pattern="^[a-z0-9_]{2,20}$", examples=["libx264"])

@@ -51,7 +51,8 @@ class Arguments:
     .mp4 .mov .mkv. A folder when IN is one: each picture keeps
     its name and format."""
     model: Annotated[str, arg(metavar="NAME")] = "auto"
-    """fast, balanced or quality, or the path of a weights file.
+    """fast, balanced, quality, fast-video (for compressed video:
+    sharper and calmer there) or the path of a weights file.
     auto is fast on a CPU."""
     backend: BackendName = "auto"
     """What runs the network. auto takes the fastest that works

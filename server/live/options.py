@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.backends.base import LaneSpec
-from engine.contract import SCALE
+from engine.contract import SCALE, ModelName
 from server.errors import ApiError
 from server.live.window import LiveMode
 from server.live.wire import LiveFormat, frame_bytes
@@ -36,8 +36,8 @@ class LiveOptions(BaseModel):
     """``latest``: a newer frame replaces the one that waits; ``lossless``: every frame."""
     in_work: int = Field(default=2, ge=1, le=MOST_IN_WORK)
     """Frames in work at once: fewer is less latency, more is more frames a second."""
-    model: Literal["fast", "balanced", "quality"] | None = None
-    """Width of the network; the server's own when it is not given."""
+    model: ModelName | None = None
+    """Width of the network, or fast-video for compressed video; the server's own when not given."""
     matrix: Literal["bt601", "bt709", "bt2020"] = "bt709"
     """Of nv12 frames, in and out."""
     full_range: bool = False

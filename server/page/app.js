@@ -139,7 +139,8 @@ const start = guarded(async (file) => {
 
 // XMLHttpRequest, because fetch does not tell how much of a body has been sent.
 function send(path, file) {
-  const query = $("height").value ? `?height=${$("height").value}` : "";
+  const chosen = ["model", "height"].map((name) => [name, $(name).value]).filter(([, value]) => value);
+  const query = chosen.length ? `?${new URLSearchParams(chosen)}` : "";
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     watching = { controller: { abort: () => request.abort() } };

@@ -49,9 +49,6 @@ from server.workers.reporting import ProgressReporter
 from server.workers.task_errors import typed
 from server.workers.vitals import vitals_of
 
-MODELS_ON_REQUEST = ("fast", "balanced", "quality")
-"""What the query ``model`` may name; a path never comes over HTTP."""
-
 _CHAIN = ("dataset_sha256", "checkpoint_sha256", "weights_sha256")
 """What a manifest tells of the weights; ONNX and plan are in its ``backend`` already."""
 _NAMES = {"mp4": "result.mp4", "mkv": "result.mkv", "mov": "result.mov"}

@@ -104,6 +104,15 @@ def test_a_picture_is_compared_and_downloaded(page: playwright.Page) -> None:
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
+def test_model_and_height_are_chosen(page: playwright.Page) -> None:
+    page.select_option("#model", "fast-video")
+    page.select_option("#height", "1080")
+    with page.expect_response("**/upscale?*") as answer:
+        choose(page, "holiday.png", "image/png", png(400, 300))
+    assert answer.value.url.endswith("?model=fast-video&height=1080")
+    playwright.expect(page.locator("#result-title")).to_contain_text("1440 × 1080")
+
+
 @pytest.mark.parametrize("gated_page", [20], indirect=True)
 def test_a_video_is_watched_compared_and_downloaded(
     gated_page: playwright.Page, tmp_path: Path, data: Path

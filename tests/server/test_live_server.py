@@ -363,9 +363,10 @@ def test_the_example_a_trained_network_and_a_stop(tmp_path: Path) -> None:
         address = server.url.removeprefix("http://")
         exec(example_of_the_documentation().replace("127.0.0.1:8000", address), seen)
         assert (seen["number"], len(seen["pixels"])) == (9, 256 * 192 * 3)
-        query = "width=16&height=16&answer=rgb24&mode=lossless&in_work=4&model=fast&format=rgb24"
+        query = "width=16&height=16&answer=rgb24&mode=lossless&in_work=4&format=rgb24"
+        query += "&model=fast-video"
         with open_stream(server, query) as stream:
-            assert hello(stream)["engine"]["model"] == "fast"
+            assert hello(stream)["engine"]["model"] == "fast-video"
             grey = np.full((16, 16, 3), 128, np.uint8)
             stream.send(grey.tobytes())
             pixels = np.frombuffer(first_answer(stream)[HEADER_BYTES:], np.uint8)
