@@ -72,8 +72,16 @@ def release(config: Release) -> None:
     """
     from trainer.console import reading
     from trainer.data import load_folder
-    from trainer.release import finish_of, fitted, recipe_of, scores_on, write_scores
+    from trainer.release import (
+        check_benchmarks,
+        finish_of,
+        fitted,
+        recipe_of,
+        scores_on,
+        write_scores,
+    )
 
+    check_benchmarks(config.benchmarks)
     runs = {name: recipe_of(config, name) for name in config.names}
     patch = max(run.patch for run in runs.values())
     pictures = load_folder(config.data, patch, HELD_OUT, reading)

@@ -63,6 +63,10 @@ class ReleaseConfig:
         unknown = sorted(set(self.names) - set(WIDTHS))
         if unknown:
             raise ValueError(f"--names {unknown[0]} is not a width; there are {', '.join(WIDTHS)}")
+        if not self.names:
+            raise ValueError(f"--names is empty; give some of {', '.join(WIDTHS)}")
+        if self.iterations is not None and self.iterations < 1:
+            raise ValueError(f"--iterations must be at least 1, got {self.iterations}")
         if self.minutes <= 0:
             raise ValueError(f"--minutes must be above 0, got {self.minutes:g}")
 
@@ -122,16 +126,20 @@ def fitted(
 
     Several runs are meant to take turns, and get the time of all of them.
     """
-    begun = {name: run.out / CHECKPOINT for name, run in runs.items()}
-    if all(path.is_file() for path in begun.values()):
-        there = {name: ckpt.load(path).facts["recipe"] for name, path in begun.items()}
-        counts = {name: iterations_of(recipe) for name, recipe in there.items()}
-        return {name: replace(run, iterations=counts[name]) for name, run in runs.items()}
-    if config.iterations is not None:
-        return dict(runs)
-    seconds = config.minutes * 60 * len(runs) * (1 - FINISH_SHARE)
-    iterations = steps_in(seconds, seconds_per_round(list(runs.values()), pictures))
-    return {name: replace(run, iterations=iterations) for name, run in runs.items()}
+    checkpoints = {name: run.out / CHECKPOINT for name, run in runs.items()}
+    counts = {
+        name: iterations_of(ckpt.load(path).facts["recipe"])
+        for name, path in checkpoints.items()
+        if path.is_file()
+    }
+    if len(counts) < len(runs) and config.iterations is None:
+        seconds = config.minutes * 60 * len(runs) * (1 - FINISH_SHARE)
+        timed = steps_in(seconds, seconds_per_round(list(runs.values()), pictures))
+        counts = dict.fromkeys(runs, timed) | counts
+    return {
+        name: replace(run, iterations=counts.get(name, run.iterations))
+        for name, run in runs.items()
+    }
 
 
 def iterations_of(recipe: object) -> int:
@@ -172,6 +180,16 @@ def scores_on(folders: tuple[Path, ...], weights: Path) -> dict[str, object]:
     """
     methods = {"bicubic": bicubic_enlarge, "ours": enlarge_with([load_network(str(weights))])}
     return {str(folder): evaluate(methods, read_pairs(folder))["mean"] for folder in folders}
+
+
+def check_benchmarks(folders: tuple[Path, ...]) -> None:
+    """Reads what will be scored on: better now than after hours of training.
+
+    Raises:
+        DataError: names the folder or the picture.
+    """
+    for folder in folders:
+        read_pairs(folder)
 
 
 def write_scores(path: Path, scores: dict[str, object]) -> None:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from engine.models import load_model
+from trainer import checkpoint as ckpt
 from trainer import release
 from trainer.__main__ import main
 from trainer.config import FitConfig
@@ -88,6 +89,38 @@ def test_one_command_trains_scores_and_goes_on(
     config = ReleaseConfig(data, ("fast",), out, device="cpu")
     again = fitted(config, {"fast": small(config, "fast")}, PictureSet([], [], ""))
     assert again["fast"].iterations == 3
+
+
+def test_a_width_that_has_begun_keeps_its_schedule_beside_one_that_has_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = PictureSet([], [], "")
+    monkeypatch.setattr(release, "seconds_per_round", lambda runs, pictures: 0.1)
+    begun = ckpt.Checkpoint({"x": torch.zeros(1)}, {"recipe": {"iterations": 3}})
+    ckpt.save(begun, tmp_path / "fast" / "checkpoint.safetensors")
+    config = ReleaseConfig(data, ("balanced", "fast"), tmp_path, device="cpu")
+    both = fitted(config, {name: small(config, name) for name in config.names}, nothing)
+    assert both["fast"].iterations == 3
+    assert both["balanced"].iterations == steps_in(config.minutes * 60 * 2 * 0.75, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--iterations", "0"], "--iterations must be at least 1, got 0"),
+        (["--names"], "--names is empty; give some of quality"),
+        (["--iterations", "1", "--benchmarks", "no-such"], "no-such is not a folder"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(
+    words: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, out = str(data / "train_small"), tmp_path / "out"
+    with pytest.raises(SystemExit) as leave:
+        main(["release", "--data", pictures, "--out", str(out), "--device", "cpu", *words])
+    assert leave.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_widths_are_trained_together_as_they_would_be_alone(
