@@ -1,10 +1,10 @@
 """A folder of pictures as training crops: decoded once, kept as uint8, cut on the fly.
 
 Either a folder of high-resolution (HR) pictures, from which the low resolution (LR) is made by
-``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` (or ``HR`` and ``LR``) of
-equal file stems (or paths, where stems repeat), each file with its counterpart. Whole
-pictures are held out for validation; files cut from one picture (as a ``manifest.csv`` beside
-them says) stay on one side.
+``trainer.bicubic``, or a folder with two sub-folders ``hr`` and ``lr`` (or ``HR`` and ``LRbicx4``
+and the like) of equal file stems (or paths, where stems repeat), each file with its counterpart.
+Whole pictures are held out for validation; files cut from one picture (as a ``manifest.csv``
+beside them says) stay on one side.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from trainer.bicubic import Picture, crop_to_multiple, downscale
 from trainer.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SIDE = re.compile(r"(?P<side>hr|lr)([-_]?bic(ubic)?)?([-_]?x?4)?", re.IGNORECASE)
+"""Names of the two folders of pairs: ``hr``, ``LR``, ``LRbicx4``, ``lr_x4`` ..."""
 SMALLER = "remove it (fit and ablate also take a smaller --patch)"
 Progress = Callable[[Iterable[Path], int], Iterable[Path]]
 
@@ -164,22 +167,25 @@ def _few(paths: list[Path], root: Path) -> str:
 def picture_files(folder: Path) -> dict[Path, Path | None]:
     """The HR files of a data set, sorted, and the LR file of each, None where it is to be made."""
     sides = _sides(folder)
-    if not sides:
-        return dict.fromkeys(list_pictures(folder))
-    for missing, there in (("lr", "hr"), ("hr", "lr")):
-        if missing not in sides:
+    if len(sides) == 2:
+        return dict(_pairs(sides["hr"], sides["lr"]))
+    pictures = list_pictures(folder)
+    for side, there in sides.items():
+        if side == "lr" or any(there not in path.parents for path in pictures):
             # Training on LR pictures as if they were HR would go unnoticed.
             raise DataError(
-                f"{folder} has a folder {sides[there].name} but none called {missing}; add it, or "
-                "give a folder of high-resolution pictures alone with --data"
+                f"{folder} has a folder {there.name} but none called "
+                f"{'hr' if side == 'lr' else 'lr'}; add it, or give a folder of high-resolution "
+                "pictures alone with --data"
             )
-    return dict(_pairs(sides["hr"], sides["lr"]))
+    return dict.fromkeys(pictures)
 
 
 def _sides(folder: Path) -> dict[str, Path]:
-    """The folders of ``folder`` that are called ``hr`` or ``lr``, in small letters or capitals."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {p.name.lower(): p for p in found if p.name.lower() in ("hr", "lr") and p.is_dir()}
+    """The folders of ``folder`` called ``hr`` or ``lr`` or much like it; the plainest names win."""
+    found = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    found.sort(key=lambda p: (-len(p.name), p.name))
+    return {m["side"].lower(): p for p in found if (m := SIDE.fullmatch(p.name))}
 
 
 def _groups(folder: Path, files: list[Path]) -> list[str]:

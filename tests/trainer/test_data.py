@@ -68,12 +68,20 @@ def test_pairs_are_read_from_hr_and_lr_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pair.lr.permute(1, 2, 0).numpy(), lr)
 
 
-def test_folders_in_capitals_are_pairs_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("low", ["LR", "LRbicx4", "lr_x4", "LR_bicubic"])
+def test_folders_named_as_benchmarks_do_are_pairs_too(tmp_path: Path, low: str) -> None:
     for index in range(2):
         write(tmp_path / "HR" / f"{index}.png", 128, 128, index)
-        write(tmp_path / "LR" / f"{index}.png", 32, 32, 10 + index)
-    files = {str(hr.relative_to(tmp_path)): low for hr, low in picture_files(tmp_path).items()}
-    assert files == {f"HR/{index}.png": tmp_path / "LR" / f"{index}.png" for index in range(2)}
+        write(tmp_path / low / f"{index}.png", 32, 32, 10 + index)
+    for other in ("LRbicx2", "LRbicx3"):
+        write(tmp_path / other / "0.png", 64, 64)
+    files = {str(hr.relative_to(tmp_path)): lr for hr, lr in picture_files(tmp_path).items()}
+    assert files == {f"HR/{index}.png": tmp_path / low / f"{index}.png" for index in range(2)}
+
+
+def test_a_folder_of_nothing_but_hr_is_one_of_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "HR" / "0.png")
+    assert picture_files(tmp_path) == {tmp_path / "HR" / "0.png": None}
 
 
 def test_pictures_of_equal_names_in_folders_are_paired_by_their_folders(tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def lr_without_hr(path: Path) -> None:
 def hr_without_lr(path: Path) -> None:
     for index in range(2):
         write(path.parent / "hr" / f"{index}.png", 384, 384)
-        write(path.parent / "LRx4" / f"{index}.png", 96, 96)
+        write(path.parent / "small" / f"{index}.png", 96, 96)
 
 
 def two_of_one_name(path: Path) -> None:
