@@ -126,7 +126,8 @@ def load_pair(
 def _pairs(hr: Path, lr: Path) -> dict[Path, Path]:
     """The LR file of each HR file. Raises DataError when there are files of one side alone.
 
-    They belong together by their stems or, where stems repeat, by their paths in both folders.
+    They belong together by their stems or, where stems repeat, by their paths in both folders;
+    the LR file may have ``x4`` at the end of its stem.
     """
     hr_files, lr_files = list_pictures(hr), list_pictures(lr)
     by_stem = all(len({p.stem for p in files}) == len(files) for files in (hr_files, lr_files))
@@ -134,6 +135,10 @@ def _pairs(hr: Path, lr: Path) -> dict[Path, Path]:
         _by_key(files, None if by_stem else folder)
         for files, folder in ((hr_files, hr), (lr_files, lr))
     )
+    for key in sorted(low.keys() - high.keys()):
+        plain = key.removesuffix("x4")  # as benchmarks name them
+        if plain in high.keys() - low.keys():
+            low[plain] = low.pop(key)
     alone = [low[key] for key in low.keys() - high.keys()]
     if alone:
         raise DataError(

@@ -79,6 +79,17 @@ def test_folders_named_as_benchmarks_do_are_pairs_too(tmp_path: Path, low: str) 
     assert files == {f"HR/{index}.png": tmp_path / low / f"{index}.png" for index in range(2)}
 
 
+def test_low_resolution_files_may_end_in_x4(tmp_path: Path) -> None:
+    for index, name in enumerate(("0801", "boxx4")):
+        write(tmp_path / "HR" / f"{name}.png", 128, 128, index)
+        write(tmp_path / "LR" / f"{name}x4.png", 32, 32, 10 + index)
+    pairs = {hr.stem: low.stem for hr, low in picture_files(tmp_path).items() if low}
+    assert pairs == {"0801": "0801x4", "boxx4": "boxx4x4"}
+    write(tmp_path / "LR" / "0801.png", 32, 32)
+    with pytest.raises(DataError, match=r"HR has no high-resolution picture for 0801x4\.png"):
+        picture_files(tmp_path)
+
+
 def test_a_folder_of_nothing_but_hr_is_one_of_pictures(tmp_path: Path) -> None:
     write(tmp_path / "HR" / "0.png")
     assert picture_files(tmp_path) == {tmp_path / "HR" / "0.png": None}
