@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from engine.backends.base import BackendInfo, Lane, LaneSpec
 from engine.backends.nearest import enlarge
+from engine.closing import Closing
 from engine.config import NetworkConfig
 from engine.errors import EngineFault, OutOfMemory
 from engine.frames import Frame
@@ -50,7 +49,7 @@ class FakeLane:
 
 
 @dataclass
-class FakeBackend:
+class FakeBackend(Closing):
     """Counts what is in flight; fails at the frames it is told to."""
 
     make: Callable[[Frame], Frame] = enlarge
@@ -93,17 +92,6 @@ class FakeBackend:
 
     def close(self) -> None:
         self.closed += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def noisy_model(seed: int = 0, scale: float = 0.7, **config: int | str) -> Model:
